@@ -1,0 +1,1 @@
+"""Config groups, reached as pkg://ontogeny_conf."""

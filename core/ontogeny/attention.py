@@ -1,0 +1,79 @@
+"""What a batch tells a model: which tokens, at which positions, and who may look at whom."""
+# B rows, T tokens
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_masks_for_generate,
+    packed_sequence_mask_function,
+)
+
+from ontogeny.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from ontogeny.objective import Batch
+
+# Every value that transformers' models take besides the mask.
+_PASSED = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+
+
+def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
+    """Return the keyword arguments of `model.forward` for a batch, packed or padded.
+
+    A packed batch (one with `document_ids`, [B, T]) gets a block-diagonal attention mask, so that
+    no document sees another one in its row, also where the model would not find out by itself.
+    """
+    inputs: dict[str, object] = {name: batch[name] for name in _PASSED if name in batch}
+    if "document_ids" in batch:
+        inputs["attention_mask"] = isolation_mask(model, batch["document_ids"])
+    return inputs
+
+
+def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Tensor | Mapping[str, object]:
+    """Return the mask in the form that the model's attention kernel takes.
+
+    Sliding windows and other layer types are kept: those models get one mask for each type.
+    """
+    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if "flash" in str(config._attn_implementation):  # noqa: SLF001
+        msg = (
+            f"model.attention is {config._attn_implementation!r}, which takes no mask: "  # noqa: SLF001
+            f"set data.packing=false, or model.attention=sdpa or flex_attention"
+        )
+        raise ConfigError(msg)
+    document_ids_BT = document_ids_BT.contiguous()
+    arguments = {
+        "config": config,
+        # Only its shape, dtype and device are read.
+        "inputs_embeds": torch.empty(
+            (*document_ids_BT.shape, 0), dtype=_dtype(model), device=document_ids_BT.device
+        ),
+        "attention_mask": None,
+        "past_key_values": None,
+        "and_mask_function": packed_sequence_mask_function(document_ids_BT),
+    }
+    if is_causal(model):
+        return create_masks_for_generate(**arguments)  # type: ignore[no-any-return]
+    return create_bidirectional_mask(**arguments)  # type: ignore[no-any-return]
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Say whether a token of this model sees only what stands before it."""
+    flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    return all(bool(flag) for flag in flags) and bool(flags)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        device = next(model.parameters()).device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+    return next(model.parameters()).dtype

@@ -1,0 +1,106 @@
+"""Checkpoints: the ordinary Hugging Face folders that pass between stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ontogeny.digest import digest_folder
+from ontogeny.errors import CheckpointError
+from ontogeny.folders import write_folder, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.adapter import Bundle
+
+LINEAGE = "lineage.json"
+CARD = "README.md"
+
+
+def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object]) -> Path:
+    """Write weights, tokenizer, generation config, lineage and card; all of it or nothing."""
+    with write_folder(folder, replace=True) as unfinished:
+        _set_token_ids(bundle)
+        bundle.head.save(bundle.model, unfinished)
+        save_tokenizer(bundle.tokenizer, unfinished)
+        write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
+        write_text(unfinished / CARD, _card(lineage))
+    return folder
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that older readers open it too.
+
+    They do not know the class name that transformers 5 writes, nor the template's own file.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokenizer.chat_template:
+        config["chat_template"] = tokenizer.chat_template
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_lineage(folder: Path) -> dict[str, object]:
+    """Return where a checkpoint comes from; empty for one that Ontogeny did not write."""
+    file = folder / LINEAGE
+    if not folder.is_dir():
+        msg = f"{folder} is no folder; expected a checkpoint"
+        raise CheckpointError(msg)
+    if not file.exists():
+        return {}
+    try:
+        return cast("dict[str, object]", json.loads(file.read_text()))
+    except ValueError as error:
+        msg = f"{file} is not valid JSON: {error}"
+        raise CheckpointError(msg) from error
+
+
+def checkpoint_digest(source: str) -> str:
+    """Return the digest of a checkpoint's content, or the name itself for one on the Hub."""
+    folder = Path(source)
+    if not folder.exists():
+        return f"hub:{source}"
+    if not (folder / "config.json").exists():
+        msg = (
+            f"model.source is {source!r}, which holds no config.json; expected a checkpoint folder"
+        )
+        raise CheckpointError(msg)
+    return digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+
+
+def _set_token_ids(bundle: Bundle) -> None:
+    """Write the tokenizer's special ids where generation and servers look for them."""
+    tokenizer, model = bundle.tokenizer, bundle.model
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        number = getattr(tokenizer, name, None)
+        for config in (model.config, getattr(model, "generation_config", None)):
+            if config is not None and getattr(config, name, None) is None:
+                setattr(config, name, number)
+
+
+def _card(lineage: Mapping[str, object]) -> str:
+    """Return a model card with the facts of the lineage."""
+    data = cast("list[dict[str, object]]", lineage.get("data", []))
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [ontogeny]",
+        "---",
+        f"# {lineage.get('stage', 'checkpoint')}",
+        "",
+        f"Made by the stage `{lineage.get('stage')}` of Ontogeny; `lineage.json` beside this file "
+        "holds its whole configuration.",
+        "",
+        f"- parent: {lineage.get('parent') or 'none (random weights)'}",
+        f"- steps: {lineage.get('steps')}",
+        *(f"- data: {source.get('path')} ({source.get('rows')} rows)" for source in data),
+        "",
+    ]
+    return "\n".join(lines)

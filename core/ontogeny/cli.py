@@ -1,0 +1,148 @@
+"""The command `ontogeny`: sub-commands that answer at once, and everything else to Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ontogeny.errors import ConfigError, OntogenyError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Read by libraries when they are first imported, so set before any of them is.
+ENVIRONMENT = {
+    # Threads that wait actively take the processor from whatever else runs on it.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for what the user can mend, 128+n for signals, else 1."""
+    sys.exit(command(sys.argv[1:]))
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Carry out one command line; return its exit code. Errors are printed in one line."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    show_trace = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    try:
+        _dispatch(arguments)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except OntogenyError as error:
+        if show_trace:
+            traceback.print_exc()
+        return _say(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001  whatever went wrong, the user gets one line
+        if show_trace:
+            traceback.print_exc()
+        line = " ".join(str(error).split())
+        hint = "set HYDRA_FULL_ERROR=1 for the traceback"
+        return _say(f"{type(error).__name__}: {line} ({hint})", 1)
+    return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    name = arguments[0] if arguments else ""
+    if name in {"--help", "-h", "help"}:
+        _help()
+    elif name == "--version":
+        _version()
+    elif name in SUBCOMMANDS:
+        SUBCOMMANDS[name](list(arguments[1:]))
+    else:
+        _run(arguments)
+
+
+def _help() -> None:
+    from ontogeny.help import help_text  # noqa: PLC0415
+
+    print(help_text())  # noqa: T201  the command's output
+
+
+def _version() -> None:
+    from importlib.metadata import version  # noqa: PLC0415
+
+    print(f"ontogeny {version('ontogeny')}")  # noqa: T201
+
+
+def _plugins(_: list[str]) -> None:
+    from ontogeny.help import plugins_text  # noqa: PLC0415
+
+    print(plugins_text())  # noqa: T201
+
+
+def _explain(arguments: list[str]) -> None:
+    from ontogeny.explain import explain  # noqa: PLC0415
+
+    print(explain(arguments))  # noqa: T201
+
+
+def _show(arguments: list[str]) -> None:
+    from ontogeny.show import show  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        msg = "usage: ontogeny show CHECKPOINT"
+        raise ConfigError(msg)
+    print(show(arguments[0]))  # noqa: T201
+
+
+SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "plugins": _plugins,
+    "explain": _explain,
+    "show": _show,
+}
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Give the arguments to Hydra; its exceptions come back as ours."""
+    from hydra.errors import HydraException  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    from ontogeny import _hydra  # noqa: PLC0415
+    from ontogeny.sweep import sweep_table  # noqa: PLC0415
+
+    overrides = [item for item in arguments if not item.startswith("-")]
+    failures: list[Exception] = []
+    try:
+        _hydra.run_main(partial(_job, failures))
+    except (HydraException, OmegaConfBaseException) as error:
+        _hydra.explain_error(error, overrides)
+    finally:
+        for folder in _hydra.sweep_folders:
+            print(sweep_table(folder))  # noqa: T201
+    if failures:
+        raise failures[0]
+
+
+def _job(failures: list[Exception], config: DictConfig) -> None:
+    """Run one Hydra job.
+
+    In a sweep Hydra must see that a job failed, and nothing but an ordinary exception may leave
+    it: a SystemExit would end the whole sweep. A single run's failure is kept for `command`, since
+    Hydra would print lines of its own about it.
+    """
+    from ontogeny import _hydra  # noqa: PLC0415
+    from ontogeny.terminal import run_in_terminal  # noqa: PLC0415
+
+    try:
+        run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
+    except SystemExit as error:
+        msg = f"a job asked to exit with code {error.code}"
+        raise OntogenyError(msg) from error
+    except Exception as error:
+        if _hydra.is_sweep():
+            raise
+        failures.append(error)
+
+
+def _say(line: str, code: int) -> int:
+    print(f"ontogeny: {line}", file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,56 @@
+"""Whether the body of the model is compiled: when there is a compiler and it pays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from ontogeny.errors import ConfigError
+from ontogeny.vocabulary_loss import compile_softmax
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+# Compiling costs about a minute of two CPU cores and saves about a third of a step, which a CPU
+# computes at some 2e11 operations a second: below this many it does not pay.
+WORTHWHILE_FLOPS = 5e13
+
+
+def has_compiler() -> bool:
+    """Say whether a C++ compiler is there, which torch.compile needs on a CPU."""
+    candidates = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return any(name and shutil.which(name) for name in candidates)
+
+
+def decide_compilation(option: str, parameters: int, tokens: int) -> tuple[bool, str]:
+    """Return whether to compile, and why, for a run over so many tokens."""
+    if option == "false":
+        return False, "trainer.compile=false"
+    if not has_compiler():
+        if option == "true":
+            msg = (
+                "trainer.compile is true but no C++ compiler was found (c++, g++, clang++ or $CXX); "
+                "install one or set trainer.compile=auto"
+            )
+            raise ConfigError(msg)
+        return False, "no C++ compiler (c++, g++, clang++) was found, so torch.compile is left out"
+    flops = 6 * parameters * tokens  # Kaplan et al., 2020, section 2.1
+    if option == "true":
+        return True, "trainer.compile=true"
+    if flops < WORTHWHILE_FLOPS:
+        return False, f"too short a run to earn it back ({flops:.1e} operations)"
+    return True, f"a run of {flops:.1e} operations"
+
+
+def compile_body(model: nn.Module, cache: Path) -> None:
+    """Compile the backbone in place and the softmax of the vocabulary loss; keep the result.
+
+    The output layer stays outside: it is fed only the positions that carry a label.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner.base_model.compile(dynamic=False)  # type: ignore[operator, union-attr]
+    compile_softmax(True)

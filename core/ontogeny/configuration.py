@@ -1,0 +1,199 @@
+"""Composed configs: what Hydra may compose, and how a composed config becomes typed options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ontogeny import options
+from ontogeny.component import GROUPS, LIST_KINDS
+from ontogeny.errors import ConfigError
+from ontogeny.spelling import suggestion
+
+if TYPE_CHECKING:
+    from ontogeny.plugins import Registry
+
+T = TypeVar("T")
+
+# Option files in conf/ start from these: `defaults: [base, _self_]`.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {"base": options.Model},
+    "tokenizer": {"base": options.Tokenizer},
+    "teacher": {"base": options.Teacher},
+    "data": {"base": options.Data},
+    "optimizer": {"adamw": options.AdamW, "sgd": options.SGD},
+    "scheduler": {"base": options.Schedule},
+    "trainer": {"base": options.Trainer},
+}
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+RESUMES = ("auto", "never", "must")
+
+
+@dataclass
+class StageConfig:
+    """All options of one stage, typed; plain dictionaries are other people's `_target_` objects."""
+
+    stage: object
+    model: options.Model = field(default_factory=options.Model)
+    tokenizer: options.Tokenizer = field(default_factory=options.Tokenizer)
+    teacher: options.Teacher = field(default_factory=options.Teacher)
+    data: options.Data = field(default_factory=options.Data)
+    objective: object | None = None
+    head: object | None = None
+    adapter: dict[str, object] = field(default_factory=dict)
+    evaluator: dict[str, object] = field(default_factory=dict)
+    optimizer: object = field(default_factory=options.AdamW)
+    scheduler: object = field(default_factory=options.Schedule)
+    trainer: options.Trainer = field(default_factory=options.Trainer)
+    callbacks: dict[str, object] = field(default_factory=dict, metadata=options.VOLATILE)
+    logger: dict[str, object] = field(default_factory=dict, metadata=options.VOLATILE)
+    seed: int = 0
+    precision: str = "auto"
+    preflight: bool = field(default=True, metadata=options.VOLATILE)
+    resume: str = field(default="auto", metadata=options.VOLATILE)
+
+
+@dataclass
+class RunConfig:
+    """A composed run: its stages in order, and the overrides that the user typed."""
+
+    stages: dict[str, StageConfig]
+    overrides: list[str]
+
+
+def register(registry: Registry) -> None:
+    """Put the options of all components and of the core into Hydra's ConfigStore."""
+    store = ConfigStore.instance()
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=name, node=open_node(schema), provider="ontogeny")
+    for kind, offered in registry.components.items():
+        for name, registered in offered.items():
+            node = open_node(registered.component.config)
+            if kind in LIST_KINDS:
+                node = OmegaConf.create({name.rpartition("/")[2]: node})
+            provider = registered.plugin.name
+            group, _, leaf = f"{GROUPS[kind]}/{name}".rpartition("/")
+            store.store(group=group, name=leaf, node=node, provider=provider)
+
+
+def open_node(schema: type) -> DictConfig:
+    """Return a structured node whose dictionaries take new keys without Hydra's `+`."""
+    node = OmegaConf.structured(schema)
+    _open_dictionaries(node, schema)
+    return cast("DictConfig", node)
+
+
+def _open_dictionaries(node: DictConfig, schema: type) -> None:
+    for item in fields(schema):
+        child = node._get_node(item.name)  # noqa: SLF001  the only access without interpolation
+        if isinstance(child, DictConfig) and not child._is_none():  # noqa: SLF001
+            inner = OmegaConf.get_type(child)
+            if inner is dict:
+                OmegaConf.set_struct(child, False)
+            elif is_dataclass(inner):
+                _open_dictionaries(child, inner)
+
+
+def typed(config: DictConfig, overrides: list[str]) -> RunConfig:
+    """Turn a composed config into typed options; raise ConfigError for what does not fit."""
+    try:
+        container = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise _missing_or_wrong(error) from error
+    root = cast("dict[str, object]", container)
+    if not root.get("stages"):
+        root.pop("stages", None)
+        stage = _stage("", root)
+        return RunConfig({_own_name(stage): stage}, overrides)
+    stages = cast("dict[str, dict[str, object]]", root["stages"])
+    extra = [key for key in root if key != "stages"]
+    if extra:
+        msg = f"{extra[0]} stands beside stages; set it in a stage, as stages.<name>.{extra[0]}"
+        raise ConfigError(msg)
+    named = {name: _stage(f"stages.{name}.", body) for name, body in stages.items()}
+    return RunConfig(named, overrides)
+
+
+def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:
+    known = [item.name for item in fields(StageConfig)]
+    for key in body:
+        if key not in known:
+            msg = f"no option {prefix}{key}{suggestion(key, known)}; known: {', '.join(known)}"
+            raise ConfigError(msg)
+    if body.get("stage") is None:
+        msg = f"{prefix}stage is not set; choose one with stage=<name>"
+        raise ConfigError(msg)
+    given = {key: value for key, value in body.items() if value is not None}
+    stage = StageConfig(**given)  # type: ignore[arg-type]
+    _check_scalars(prefix, stage)
+    _check_data(prefix, stage.data)
+    return stage
+
+
+def _check_scalars(prefix: str, stage: StageConfig) -> None:
+    if isinstance(stage.seed, bool) or not isinstance(stage.seed, int) or stage.seed < 0:
+        msg = f"{prefix}seed is {stage.seed!r}; expected a whole number of 0 or more"
+        raise ConfigError(msg)
+    words = {"off": False, "false": False, "on": True, "true": True}
+    preflight = words.get(str(stage.preflight).lower())
+    if preflight is None:
+        msg = f"{prefix}preflight is {stage.preflight!r}; expected on or off"
+        raise ConfigError(msg)
+    stage.preflight = preflight
+    options.require_choice(f"{prefix}precision", str(stage.precision), PRECISIONS)
+    options.require_choice(f"{prefix}resume", str(stage.resume), RESUMES)
+
+
+def _check_data(prefix: str, data: options.Data) -> None:
+    if data.path is not None and data.sources:
+        msg = f"{prefix}data.path and {prefix}data.sources are both set; give one of them"
+        raise ConfigError(msg)
+
+
+def _own_name(stage: StageConfig) -> str:
+    from ontogeny.plugins import registry  # noqa: PLC0415  configs can be typed without plugins
+
+    return registry().find(stage.stage)[1].component.name
+
+
+def _missing_or_wrong(error: OmegaConfBaseException) -> ConfigError:
+    key = error.full_key or "an option"
+    first = str(error).splitlines()[0]
+    if "Missing mandatory value" in first or "MISSING" in first:
+        return ConfigError(f"{key} is not set; give it a value: {key}=...")
+    return ConfigError(f"{key}: {first}")
+
+
+def stable(value: object) -> object:
+    """Return options as plain data without what cannot change the result: for keys and hashes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {
+            item.name: stable(object.__getattribute__(value, item.name))
+            for item in fields(value)
+            if not item.metadata.get("volatile")
+        }
+        return {"options": type(value).__qualname__, **kept}
+    if isinstance(value, Mapping):
+        return {str(key): stable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [stable(item) for item in value]
+    return value
+
+
+def plain(value: object) -> object:
+    """Return options as plain data with everything in it: for files that people read."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: plain(object.__getattribute__(value, item.name)) for item in fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,321 @@
+"""From the options under `data` to rows of training tokens, tokenised once and kept by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ontogeny.data.collation import pad_row
+from ontogeny.data.examples import Examples, ExampleWriter
+from ontogeny.data.mixing import Mixture
+from ontogeny.data.mixing import Source as MixedSource
+from ontogeny.data.packing import Bins, best_fit_bins, pack, split_spans, whole_spans
+from ontogeny.data.hub import is_hub_name
+from ontogeny.data.reading import Record, read_rows, resolve_files
+from ontogeny.data.splitting import is_held_out, row_key
+from ontogeny.digest import DigestCache, digest_files, digest_json
+from ontogeny.errors import ConfigError, DataError
+from ontogeny.options import Data, Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.objective import Example, Objective, Row
+    from ontogeny.store import Store
+
+ROWS_PER_CALL = 1000  # rows that one call of `prepare` gets: enough for the tokenizer's threads
+
+
+def sources_of(data: Data) -> dict[str, Source]:
+    """Return the sources by name: `data.sources`, or `data.path` as one called `data`."""
+    if data.sources:
+        return dict(data.sources)
+    path = data.path or data.example
+    if path is None:
+        msg = "no data: set data.path to a file, glob, folder or Hub name, or data.sources.<name>.path"
+        raise ConfigError(msg)
+    return {"data": Source(path=path)}
+
+
+def column_names(data: Data) -> dict[str, str]:
+    """Return the user's column name for each canonical one, out of the `*_column` options."""
+    names = [item.name for item in fields(data) if item.name.endswith("_column")]
+    return {name.removesuffix("_column"): getattr(data, name) for name in names}
+
+
+def digest_source(path: str, cache: DigestCache | None) -> str:
+    """Return the digest of what a path names: of the files' contents, or of a Hub name."""
+    if is_hub_name(path):
+        return digest_json({"hub": path})
+    return digest_files(resolve_files(path), cache)
+
+
+@dataclass(frozen=True)
+class SourceReader:
+    """Reads one source; the same rows are held out whatever the stage."""
+
+    name: str
+    path: str
+    data: Data
+    required: Sequence[Sequence[str]]
+
+    def records(self, rejected: Callable[[str, str], None] | None = None) -> Iterator[Record]:
+        """Yield the rows of all files; bad ones raise DataError or go to `rejected`."""
+        return read_rows(
+            self.path,
+            columns=column_names(self.data),
+            required=self.required,
+            text_unit=self.data.text_unit,
+            on_error=self.data.on_error,
+            rejected=rejected,
+        )
+
+    def training_records(self) -> Iterator[Record]:
+        """Yield the rows that are not held out; bad ones are passed over when that was asked for."""
+        for record in self.records(lambda *_: None):
+            if not (self.share and is_held_out(record.row, self.share)):
+                yield record
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the rows, for a cache key (the content has a digest of its own)."""
+        return {
+            "columns": column_names(self.data),
+            "required": [list(names) for names in self.required],
+            "text_unit": self.data.text_unit,
+            "on_error": self.data.on_error,
+            "share": self.share,
+        }
+
+    @property
+    def share(self) -> float:
+        """The share of rows that is held out here."""
+        return 0.0 if self.data.validation.path else self.data.validation.share
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A tokenised source: its examples on disk, and its held-out rows."""
+
+    name: str
+    folder: Path
+    examples: Examples
+    facts: Mapping[str, object]
+
+    @property
+    def held_out(self) -> Path:
+        """The file with the rows that are not trained on."""
+        return self.folder / "held_out.jsonl"
+
+
+def prepare_source(
+    reader: SourceReader,
+    objective: Objective,
+    objective_identity: object,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_digest: str,
+    store: Store,
+    cache: DigestCache | None,
+) -> PreparedSource:
+    """Tokenise a source, or find it in the store."""
+    key = digest_json(
+        {
+            "content": digest_source(reader.path, cache),
+            "reading": reader.identity(),
+            "objective": objective_identity,
+            "tokenizer": tokenizer_digest,
+            "version": 1,
+        }
+    )
+    build = partial(_build, reader, objective, tokenizer)
+    folder = store.create("examples", key, build)
+    facts = json.loads((folder / "facts.json").read_text())
+    return PreparedSource(reader.name, folder, Examples(folder), facts)
+
+
+def _build(
+    reader: SourceReader, objective: Objective, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write examples, held-out rows and facts of one source into an empty folder."""
+    split = _Split(reader, folder, forced=None)
+    if reader.share and (only := split.would_hold_out_nothing()):
+        split = _Split(reader, folder, forced=only)
+    prepare = partial(_prepare, objective, tokenizer)
+    chunks = _chunks(split.training_rows())
+    with ExampleWriter(folder) as writer:
+        for examples in _map(prepare, chunks, reader.data.workers):
+            for example in examples:
+                writer.add(example)
+    split.close()
+    facts = {
+        "rows": split.trained,
+        "held_out": split.held,
+        "rejected": split.rejected,
+        "empty": writer.skipped,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+class _Split:
+    """Divides a source into rows to train on and rows to hold out."""
+
+    def __init__(self, reader: SourceReader, folder: Path, forced: bytes | None) -> None:
+        self.reader = reader
+        self.forced = forced
+        self.trained = self.held = self.rejected = 0
+        self._held_out = (folder / "held_out.jsonl").open("w")
+        self._rejected = (folder / "rejected.jsonl").open("w")
+
+    def would_hold_out_nothing(self) -> bytes | None:
+        """Return the key of the row to hold out when chance would hold out none of them."""
+        keys = []
+        for record in self.reader.records(lambda *_: None):
+            if is_held_out(record.row, self.reader.share):
+                return None
+            keys.append(row_key(record.row))
+            if len(keys) > 10_000:
+                return None  # a share this small is what the user asked for
+        if len(set(keys)) < 2:
+            msg = (
+                f"{self.reader.path} has a single row, so none can be held out: set "
+                f"data.validation.path, data.validation.share=0 or a smaller data.text_unit"
+            )
+            raise DataError(msg)
+        return min(keys)
+
+    def training_rows(self) -> Iterator[Row]:
+        """Yield the rows to train on; write the others beside."""
+        for record in self.reader.records(self._reject):
+            if self._is_held_out(record.row):
+                self.held += 1
+                self._held_out.write(json.dumps(record.row, ensure_ascii=False) + "\n")
+            else:
+                self.trained += 1
+                yield record.row
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._held_out.close()
+        self._rejected.close()
+
+    def _is_held_out(self, row: Row) -> bool:
+        if self.forced is not None:
+            return row_key(row) == self.forced
+        return bool(self.reader.share) and is_held_out(row, self.reader.share)
+
+    def _reject(self, where: str, reason: str) -> None:
+        self.rejected += 1
+        self._rejected.write(json.dumps({"where": where, "reason": reason}) + "\n")
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, ROWS_PER_CALL)):
+        yield chunk
+
+
+def _prepare(
+    objective: Objective, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> list[Example]:
+    return list(objective.prepare(rows, tokenizer))
+
+
+def _map(
+    prepare: Callable[[Sequence[Row]], list[Example]], chunks: Iterator[list[Row]], workers: int
+) -> Iterator[list[Example]]:
+    """Apply `prepare` in order: here (the tokenizer has threads), or in `data.workers` processes."""
+    if workers == 0:
+        yield from map(prepare, chunks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending = [pool.submit(prepare, chunk) for chunk in islice(chunks, 2 * workers)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(prepare, chunk) for chunk in islice(chunks, 1)]
+
+
+class TrainingRows:
+    """All training rows as an endless sequence: position -> row, a pure function of the seed."""
+
+    def __init__(
+        self, sources: Sequence[PreparedSource], objective: Objective, data: Data, seed: int
+    ) -> None:
+        self.capacity = data.max_length
+        self.packs = data.packing and objective.packs
+        self.splits = objective.long_examples == "split"
+        self.truncated: dict[str, int] = {}
+        self._sources = [_SourceRows(source, self) for source in sources]
+        weights = {name: source.weight for name, source in sources_of(data).items()}
+        mixed = [
+            MixedSource(
+                name=rows.source.name,
+                rows=len(rows),
+                tokens=rows.tokens,
+                weight=weights[rows.source.name],
+            )
+            for rows in self._sources
+        ]
+        self.mixture = Mixture(mixed, seed)
+
+    def __len__(self) -> int:
+        """Count the rows of one pass over all sources."""
+        return self.mixture.rows
+
+    def __getitem__(self, position: int) -> Example:
+        """Return the row at a position of the endless stream, [T] per column."""
+        source, row, _ = self.mixture.locate(position)
+        return self._sources[source][row]
+
+
+class _SourceRows:
+    """The rows of one source: packed bins of spans, or one example each."""
+
+    def __init__(self, source: PreparedSource, rows: TrainingRows) -> None:
+        self.source = source
+        self.capacity = rows.capacity
+        lengths = source.examples.lengths()
+        if rows.splits:
+            self.spans = split_spans(lengths, rows.capacity)
+        else:
+            self.spans, truncated = whole_spans(lengths, rows.capacity)
+            rows.truncated[source.name] = truncated
+        sizes = self.spans[:, 2] - self.spans[:, 1]
+        self.tokens = int(sizes.sum())
+        self.bins: Bins | None = best_fit_bins(sizes, rows.capacity) if rows.packs else None
+
+    def __len__(self) -> int:
+        return len(self.spans) if self.bins is None else len(self.bins)
+
+    def __getitem__(self, row: int) -> Example:
+        if self.bins is None:
+            return self._piece(row)
+        packed = pack([self._piece(int(index)) for index in self.bins[row]])
+        return pad_row(packed, self.capacity)
+
+    def _piece(self, index: int) -> Example:
+        example, start, stop = (int(number) for number in self.spans[index])
+        return self.source.examples.piece((example, start, stop))
+
+
+def validation_rows(
+    data: Data,
+    prepared: Sequence[PreparedSource],
+    required: Sequence[Sequence[str]],
+) -> dict[str, list[Row]]:
+    """Return the rows to evaluate on, by source: `data.validation.path`, or what was held out."""
+    limit = data.validation.limit
+    if data.validation.path:
+        reader = SourceReader("validation", data.validation.path, data, required)
+        return {"validation": [dict(record.row) for record in islice(reader.records(), limit)]}
+    held_out = {}
+    for source in prepared:
+        with source.held_out.open() as lines:
+            rows = [cast("Row", json.loads(line)) for line in islice(lines, limit)]
+        if rows:
+            held_out[source.name] = rows
+    return held_out

@@ -1,0 +1,48 @@
+"""Errors are part of the product: one line, what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class OntogenyError(Exception):
+    """Something went wrong; the message is one line that a user can act on."""
+
+    exit_code = 1
+
+
+class UserError(OntogenyError):
+    """The user can mend this: the command exits with code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An option is wrong: the message names its full key, its value and what is allowed."""
+
+
+class DataError(UserError):
+    """Data cannot be used: the message names the file and, where there is one, the line."""
+
+
+class PluginError(UserError):
+    """A plugin is missing, broken, or clashes with another one."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a training state cannot be read or written."""
+
+
+class NonFiniteError(OntogenyError):
+    """The loss or a gradient is NaN or infinite; the weights were not touched by that step."""
+
+
+class Interrupted(OntogenyError):
+    """A signal asked the run to stop; its training state is saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+        self.signal_number = signal_number
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        """Rebuild with both arguments, so that sweep launchers can pickle it."""
+        return type(self), (str(self), self.signal_number)

@@ -1,0 +1,77 @@
+"""Evaluators, run on a bundle: in the loop and at the end, always in the same way."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ontogeny.evaluator import EvaluationData, Evaluator, Metrics
+from ontogeny.folders import write_text
+from ontogeny.precision import autocast
+from ontogeny.seeding import seed_everything
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ontogeny.adapter import Bundle
+    from ontogeny.plugins import Registry
+
+
+class Evaluation:
+    """The evaluators of a stage with their data; `run` measures a bundle as it is now."""
+
+    def __init__(
+        self,
+        options: Mapping[str, object],
+        registry: Registry,
+        data: EvaluationData,
+        *,
+        precision: str,
+        seed: int,
+    ) -> None:
+        self.evaluators = {
+            name: cast("Evaluator", registry.build(option)) for name, option in options.items()
+        }
+        self.data = data
+        self.precision = precision
+        self.seed = seed
+
+    def run(self, bundle: Bundle) -> dict[str, Metrics]:
+        """Return the metrics of every evaluator; the model's mode is as before afterwards."""
+        model = bundle.model
+        training = model.training
+        model.eval()
+        device = next(model.parameters()).device.type
+        results: dict[str, Metrics] = {}
+        try:
+            for name, evaluator in self.evaluators.items():
+                seed_everything(self.seed, "evaluate", name)
+                with torch.no_grad(), autocast(self.precision, device):
+                    results[name] = evaluator.evaluate(bundle, self.data)
+        finally:
+            model.train(training)
+        return results
+
+
+def flat(metrics: Mapping[str, Metrics]) -> dict[str, float]:
+    """Return metrics as `evaluation/<evaluator>/<metric>`, for logs."""
+    return {
+        f"evaluation/{evaluator}/{name}": metric.value
+        for evaluator, values in metrics.items()
+        for name, metric in values.items()
+    }
+
+
+def write_metrics(file: Path, stages: Mapping[str, Mapping[str, Metrics]]) -> None:
+    """Write metrics.json: stage, evaluator, metric, then value, unit, low and high."""
+    content = {
+        stage: {
+            evaluator: {name: metric.as_dict() for name, metric in values.items()}
+            for evaluator, values in evaluators.items()
+        }
+        for stage, evaluators in stages.items()
+    }
+    write_text(file, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,174 @@
+"""The Lightning part of a training run: from prepared rows to trained weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from hydra.utils import instantiate
+
+from ontogeny.compilation import compile_body
+from ontogeny.data.loader import StepSampler, step_loader
+from ontogeny.errors import CheckpointError
+from ontogeny.evaluation import flat
+from ontogeny.lightning_module import TrainingModule
+from ontogeny.metrics_log import MetricsBuffer, MetricsFile
+from ontogeny.optimization import optimizer_factory
+from ontogeny.store import home
+from ontogeny.trainer import build_trainer, is_first_rank, seconds
+from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop
+from ontogeny.training_state import Found, TrainingStates, find_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import lightning as L
+    from lightning.pytorch.loggers import Logger
+
+    from ontogeny.adapter import Bundle
+    from ontogeny.data.pipeline import TrainingRows
+    from ontogeny.decisions import Decisions
+    from ontogeny.evaluation import Evaluation
+    from ontogeny.objective import Objective
+    from ontogeny.stage import StageContext
+
+
+class Fit:
+    """Trains a bundle on rows, from the start or from the newest sound training state."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        objective: Objective,
+        rows: TrainingRows,
+        precision: str,
+    ) -> None:
+        self.context = context
+        self.config = context.config
+        self.objective = objective
+        self.rows = rows
+        options = self.config.trainer
+        self.states = context.folder / "training_states"
+        self.resumed = self._find_state()
+        self.buffer = MetricsBuffer(self._loggers(), options.log_every)
+        self.saver = SaveAndStop(
+            self.states,
+            self.buffer,
+            context.interruption,
+            every_steps=options.save_every_steps,
+            every_minutes=options.save_every_minutes,
+            max_seconds=seconds(options.max_time),
+        )
+        batch_size = self.config.data.batch_size
+        self.sampler = StepSampler(0, batch_size, options.accumulate_grad_batches)
+        self.trainer = self._trainer(precision)
+        self.sampler.rank, self.sampler.world = self.trainer.global_rank, self.trainer.world_size
+        self.steps = self.sampler.steps = self._count_steps()
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process trains on."""
+        return self.trainer.strategy.root_device
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the run trains on at most."""
+        return self.steps * self.sampler.rows_per_step * self.rows.capacity
+
+    def run(self, bundle: Bundle, evaluation: Evaluation, decisions: Decisions) -> tuple[bool, int]:
+        """Fit; return whether the run is complete, and how many steps are done."""
+        module = self._module(bundle)
+        if self.resumed and self.resumed.step >= self.steps:
+            state = TrainingStates().load_checkpoint(self._state_path())
+            module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
+            return True, self.steps
+        parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+        if decisions.compiles(self.config, parameters, self.tokens, self.context.announce):
+            compile_body(bundle.model, home() / "compiled")
+        self._evaluate_in_the_loop(bundle, evaluation)
+        loader = step_loader(self.rows, self.objective, self.sampler, self.config.data.workers)
+        path = self._state_path() if self.resumed else None
+        try:
+            self.trainer.fit(module, loader, ckpt_path=path, weights_only=True)
+        finally:
+            self.context.interruption.deferred = False
+            self.buffer.flush()
+        return self._finish(module)
+
+    def _state_path(self) -> Path:
+        return cast("Found", self.resumed).path or self.states
+
+    def _finish(self, module: TrainingModule) -> tuple[bool, int]:
+        module.check_finite()
+        if self.context.interruption.received is not None:
+            raise self.context.interruption.error()
+        complete = module.consumed >= self.steps
+        if complete:  # evaluations may take long: being killed there must not cost the training
+            self.saver.save(self.trainer, module)
+        return complete, module.consumed
+
+    def _count_steps(self) -> int:
+        options = self.config.trainer
+        per_epoch = math.ceil(len(self.rows) / self.sampler.rows_per_step)
+        limits = []
+        if options.max_epochs is not None:
+            limits.append(max(1, round(options.max_epochs * per_epoch)))
+        if options.max_steps is not None:
+            limits.append(options.max_steps)
+        return min(limits, default=per_epoch)
+
+    def _module(self, bundle: Bundle) -> TrainingModule:
+        make = optimizer_factory(self.config.optimizer, self.config.scheduler, self.steps)
+        clip = self.config.trainer.gradient_clip_val
+        module = TrainingModule(
+            bundle.model, self.objective, make, seed=self.config.seed, clip=clip
+        )
+        module.record = self.buffer.add
+        return module
+
+    def _trainer(self, precision: str) -> L.Trainer:
+        own: list[L.Callback] = [ResumePosition(self.sampler)]
+        users = [instantiate(options) for options in self.config.callbacks.values()]
+        return build_trainer(
+            self.config.trainer,
+            folder=self.context.folder,
+            precision=precision,
+            callbacks=[*own, *users, self.saver],  # saved last, after what others did at the step
+            loggers=self.buffer.loggers,
+            checkpoint_io=TrainingStates(),
+        )
+
+    def _evaluate_in_the_loop(self, bundle: Bundle, evaluation: Evaluation) -> None:
+        every = self.config.trainer.evaluate_every
+        if every == 0:
+            return
+
+        def evaluate(step: int) -> None:
+            metrics = flat(evaluation.run(bundle))
+            self.buffer.write(step, metrics)
+            listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in metrics.items())
+            self.context.announce(f"step {step}: {', '.join(listed)}")
+
+        callbacks = cast("list[L.Callback]", self.trainer.callbacks)  # type: ignore[attr-defined]
+        callbacks.insert(0, EvaluateEvery(every, evaluate))
+
+    def _loggers(self) -> Sequence[Logger]:
+        first = self.resumed.step if self.resumed else 0
+        if not is_first_rank():
+            return []
+        own = MetricsFile(self.context.folder / "logs", first)
+        return [own, *(instantiate(options) for options in self.config.logger.values())]
+
+    def _find_state(self) -> Found | None:
+        if self.config.resume == "never":
+            return None
+        found = find_latest(self.states)
+        if found.path is None:
+            if self.config.resume == "must":
+                msg = f"resume is must, but {self.states} holds no sound training state"
+                raise CheckpointError(msg)
+            return None
+        self.context.announce(f"going on from step {found.step}")
+        return found

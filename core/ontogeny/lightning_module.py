@@ -1,0 +1,148 @@
+"""The Lightning module: one batch of the loader is one optimiser step (several, when online)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from ontogeny.errors import NonFiniteError
+from ontogeny.objective import Batch, Objective, OnlineObjective
+from ontogeny.seeding import seed_everything
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+MakeOptimizer = Callable[[nn.Module], tuple["Optimizer", "LRScheduler"]]
+
+
+class TrainingModule(L.LightningModule):
+    """Runs an objective on a model; the only place that divides a loss by its weight."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        make_optimizer: MakeOptimizer,
+        *,
+        seed: int,
+        clip: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective = objective
+        self.consumed = 0  # steps of data taken; Lightning's counters depend on where it saved
+        self.record: Callable[[int, dict[str, Tensor | float]], None] = lambda *_: None
+        self._make_optimizer = make_optimizer
+        self._seed = seed
+        self._clip = clip
+        self._non_finite: Tensor | None = None  # on a GPU: looked at when the log is written
+
+    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        """Build the optimiser and its schedule."""
+        optimizer, scheduler = self._make_optimizer(self.model)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Set train mode: transformers loads models in eval mode, and Lightning leaves them so."""
+        self.model.train()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Add our own count of steps to the training state."""
+        checkpoint["consumed"] = self.consumed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Take our own count of steps out of the training state."""
+        self.consumed = int(cast("int", checkpoint["consumed"]))
+
+    def training_step(self, batches: Sequence[Batch], _: int) -> None:
+        """Do the optimiser step, or steps, that one item of the loader stands for."""
+        step = self.consumed
+        for number, update in enumerate(self._updates(batches, step)):
+            self._update(update, step, number)
+        self.consumed = step + 1
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError if a step since the last call had a NaN (it was not applied)."""
+        if self._non_finite is not None and bool(self._non_finite):
+            raise NonFiniteError(_non_finite_message(f"before step {self.consumed}"))
+        self._non_finite = None
+
+    def _updates(self, batches: Sequence[Batch], step: int) -> Iterable[Sequence[Batch]]:
+        if not isinstance(self.objective, OnlineObjective):
+            return [batches]
+        seed_everything(self._seed, "experience", step, self.global_rank)
+        merged = [self.objective.experience(self.model, batch) for batch in batches]
+        return [update for updates in merged for update in updates]
+
+    def _update(self, batches: Sequence[Batch], step: int, number: int) -> None:
+        """Accumulate gradients of sums, divide them by the weight of the whole step, and step."""
+        sums: dict[str, Tensor] = {}
+        weight = torch.zeros((), device=self.device)
+        for index, batch in enumerate(batches):
+            seed_everything(self._seed, "step", step, number, index, self.global_rank)
+            loss = self.objective.loss(self.model, batch)
+            with self._synchronised(last=index == len(batches) - 1):
+                self.manual_backward(loss.total)
+            weight = weight + loss.weight.detach()
+            for name, value in {"loss": loss.total, **loss.metrics}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        sums, weight = self._over_ranks(sums, weight)
+        self._step(sums, weight.clamp(min=1), step)
+
+    def _step(self, sums: dict[str, Tensor], weight: Tensor, step: int) -> None:
+        optimizer = cast("Optimizer", self.optimizers(use_pl_optimizer=True))
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        # Ranks have averaged their gradients; a mean over ranks of sums is a sum / world.
+        scale = self.trainer.world_size / weight
+        norm = torch.nn.utils.get_total_norm(gradients) * scale
+        if self._clip is not None:
+            scale = scale * (self._clip / (norm + 1e-6)).clamp(max=1)
+        self._guard(optimizer, torch.isfinite(norm) & torch.isfinite(sums["loss"]), step)
+        torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+        lr = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        cast("LRScheduler", self.lr_schedulers()).step()
+        logged = {f"train/{name}": value / weight for name, value in sums.items()}
+        self.record(step, {**logged, "train/gradient_norm": norm, "train/lr": lr})
+
+    def _guard(self, optimizer: Optimizer, finite: Tensor, step: int) -> None:
+        """Keep a NaN out of the weights: at once on a CPU, without a synchronisation on a GPU."""
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if self.device.type == "cpu" or not inner.defaults.get("fused"):
+            if not bool(finite):
+                raise NonFiniteError(_non_finite_message(f"at step {step}"))
+            return
+        inner.found_inf = (~finite).float()  # fused kernels skip the update where this is 1
+        bad = ~finite
+        self._non_finite = bad if self._non_finite is None else self._non_finite | bad
+
+    def _over_ranks(
+        self, sums: dict[str, Tensor], weight: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        if self.trainer.world_size == 1:
+            return sums, weight
+        stacked = torch.stack([weight.float(), *(value.float() for value in sums.values())])
+        stacked = cast("Tensor", self.trainer.strategy.reduce(stacked, reduce_op="sum"))
+        return dict(zip(sums, stacked[1:], strict=True)), stacked[0]
+
+    def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
+        """Let ranks exchange gradients only in the last backward pass of a step."""
+        strategy = self.trainer.strategy
+        if last or self.trainer.world_size == 1 or not hasattr(strategy.model, "no_sync"):
+            return nullcontext()
+        return strategy.model.no_sync()  # type: ignore[union-attr, operator]
+
+
+def _non_finite_message(where: str) -> str:
+    return (
+        f"the loss or a gradient is not finite {where}; the weights were not changed by it. "
+        f"Lower optimizer.lr, lengthen scheduler.warmup_steps, or look at the rows of that step"
+    )

@@ -1,0 +1,95 @@
+"""Models out of checkpoints and architectures, for heads that use transformers' Auto classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ontogeny.errors import CheckpointError, ConfigError
+from ontogeny.spelling import suggestion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.options import Model
+
+
+def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> PreTrainedModel:
+    """Load `model.source` with float32 master weights, in train mode.
+
+    `changes` are config values that the head needs; those that the config does not have are left
+    out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`.
+    """
+    source = str(model.source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        _apply(config, changes)
+        loaded = auto.from_pretrained(  # type: ignore[attr-defined]
+            source, config=config, dtype=torch.float32, attn_implementation=model.attention
+        )
+    except (OSError, ValueError, KeyError) as error:
+        what = (
+            "cannot be opened" if Path(source).exists() else "is no folder nor a reachable Hub name"
+        )
+        msg = f"model.source is {source!r}, which {what}: {str(error).splitlines()[0]}"
+        raise CheckpointError(msg) from error
+    return cast("PreTrainedModel", loaded.train())
+
+
+def architecture(
+    model: Model, tokenizer: PreTrainedTokenizerBase, changes: Mapping[str, object]
+) -> PreTrainedConfig:
+    """Return the transformers config of `model.config`, with the tokenizer's vocabulary."""
+    values: dict[str, Any] = dict(model.config)
+    family = values.pop("model_type", None)
+    if family is None:
+        msg = (
+            "no model: choose an architecture, such as model=llama_tiny, or set model.source to a "
+            "checkpoint"
+        )
+        raise ConfigError(msg)
+    if family not in CONFIG_MAPPING:
+        known = list(CONFIG_MAPPING.keys())
+        msg = f"model.config.model_type is {family!r}{suggestion(family, known)}; transformers has none"
+        raise ConfigError(msg)
+    kind = CONFIG_MAPPING[family]
+    ids = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    config = kind(**{"vocab_size": len(tokenizer), **ids, **values})
+    unknown = [key for key in values if not _knows(kind(), key)]
+    if unknown:
+        names = sorted(kind().to_dict())
+        msg = f"model.config.{unknown[0]} is no option of {family}{suggestion(unknown[0], names)}"
+        raise ConfigError(msg)
+    _apply(config, changes)
+    config._attn_implementation = model.attention  # noqa: SLF001  as from_config's argument does
+    return config
+
+
+def random_weights(auto: type, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model with random weights from torch's current seed; float32, train mode."""
+    try:
+        built = auto.from_config(  # type: ignore[attr-defined]
+            config,
+            dtype=torch.float32,
+            attn_implementation=config._attn_implementation,  # noqa: SLF001
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        msg = f"cannot build a {config.model_type} model: {str(error).splitlines()[0]}"
+        raise ConfigError(msg) from error
+    return cast("PreTrainedModel", built.train())
+
+
+def _apply(config: PreTrainedConfig, changes: Mapping[str, object]) -> None:
+    for name, value in changes.items():
+        if _knows(config, name):
+            setattr(config, name, value)
+
+
+def _knows(config: PreTrainedConfig, name: str) -> bool:
+    return name in config.to_dict() or name in config.attribute_map or hasattr(config, name)

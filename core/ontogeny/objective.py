@@ -1,0 +1,80 @@
+"""The contract of an objective: rows become examples, examples a batch, a batch a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.preflight import Proof
+
+Row = Mapping[str, object]  # one record of the user's data, with canonical column names
+Example = dict[str, np.ndarray]  # named 1-D arrays; per-token ones have the length of input_ids
+Batch = dict[str, "Tensor"]
+LongExamples = Literal["split", "truncate"]
+
+IGNORED = -100  # a label that asks for nothing, as in torch.nn.functional.cross_entropy
+
+
+@dataclass
+class Loss:
+    """A loss before it is divided: the core divides by the weight of a whole optimiser step.
+
+    `total` (0-d tensor) is a sum over tokens, pairs or rows and `weight` (0-d tensor) their
+    number, so that batch size, accumulation and devices change nothing but speed. `metrics` are
+    sums over the same things, logged as `sum / weight`.
+    """
+
+    total: Tensor
+    weight: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """What a model is trained for; built as `Implementation(options)`."""
+
+    # Columns that a row must have: any one of these alternatives.
+    columns: ClassVar[Sequence[Sequence[str]]] = (("text",),)
+    # What to do with an example of more than `data.max_length` tokens (counted and reported).
+    long_examples: ClassVar[LongExamples] = "truncate"
+    # Whether several examples may share one row of the batch, isolated from each other.
+    packs: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
+        """Tokenise rows; the result is cached by content and memory-mapped.
+
+        A row may give no, one or several examples. Must depend on nothing but the rows, the
+        tokenizer and the options. Labels are aligned: `labels[t]` is what position t predicts.
+        """
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Make one batch of CPU tensors, a pure function of the examples."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of one batch as a sum with its weight.
+
+        Randomness comes from torch's generator, which the core seeds for every step.
+        """
+
+    def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:
+        """Return the objective's own preflight proofs, such as a closed form at step 0."""
+        del model, batch
+        return ()
+
+
+class OnlineObjective(Objective):
+    """An objective that makes its own training data with the model it trains."""
+
+    @abstractmethod
+    def experience(self, policy: nn.Module, batch: Batch) -> Iterable[Sequence[Batch]]:
+        """Turn a batch of prompts into optimiser steps, each a sequence of batches for `loss`."""

@@ -1,0 +1,181 @@
+"""The options that every stage shares, with their only defaults.
+
+A field with `VOLATILE` cannot change the result of a stage, so it stays out of the stage's key.
+The comment behind a field is its documentation: `ontogeny explain` prints it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ontogeny.errors import ConfigError
+
+VOLATILE = {"volatile": True}
+
+
+@dataclass
+class Model:
+    """The model a stage starts from."""
+
+    source: str | None = None  # checkpoint folder or Hub name; none: random weights of `config`
+    config: dict[str, Any] = field(default_factory=dict)  # architecture, in transformers' words
+    attention: str = "sdpa"  # sdpa, eager, flash_attention_2 or flex_attention
+
+
+@dataclass
+class Tokenizer:
+    """The tokenizer: one that exists, or one trained on the data."""
+
+    source: str | None = None  # folder or Hub name; none: the model's, else trained on the data
+    algorithm: str = "byte_bpe"  # when trained: byte_bpe or characters
+    vocab_size: int = 4096  # when trained: rows of the vocabulary, special tokens included
+    min_frequency: int = 2  # when trained: how often a pair must occur to be merged
+
+
+@dataclass
+class Teacher:
+    """The model that another one learns from or is compared with."""
+
+    source: str | None = None  # checkpoint folder or Hub name
+
+
+@dataclass
+class Source:
+    """One source of a mixture."""
+
+    path: str = "???"  # file, glob, folder, Hub name or pkg://package/file
+    weight: float | None = None  # share of the tokens; none in all sources: by their size
+
+
+@dataclass
+class Validation:
+    """Rows that are never trained on."""
+
+    path: str | None = None  # file, glob, folder or Hub name; none: a share of the rows
+    share: float = 0.05  # held out by hash of the row: the same rows in every stage
+    limit: int | None = None  # evaluate at most so many rows of a source; none: all
+
+
+@dataclass
+class Data:
+    """Where rows come from and how they become batches."""
+
+    path: str | None = None  # file, glob, folder or Hub name; short for a single source
+    sources: dict[str, Source] = field(default_factory=dict)  # a mixture, by tokens
+    example: str | None = None  # text that ships along: used while neither path nor sources is set
+    validation: Validation = field(default_factory=Validation)
+    text_column: str = "text"  # name of this column in your files; the same below
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    messages_column: str = "messages"
+    chosen_column: str = "chosen"
+    rejected_column: str = "rejected"
+    label_column: str = "label"
+    tokens_column: str = "tokens"
+    tags_column: str = "tags"
+    text_unit: str = "block"  # what one row of a .txt or .md is: document, paragraph, line, block
+    max_length: int = 512  # tokens in a row of the batch
+    batch_size: int = 8  # rows per device and forward pass
+    packing: bool = True  # several examples in a row, isolated from each other
+    on_error: str = "error"  # bad rows: error, or skip (rejected rows are written beside the run)
+    workers: int = field(default=0, metadata=VOLATILE)  # processes that prepare batches
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_positive("data.max_length", self.max_length)
+        require_positive("data.batch_size", self.batch_size)
+        require_choice("data.on_error", self.on_error, ("error", "skip"))
+        units = ("document", "paragraph", "line", "block")
+        require_choice("data.text_unit", self.text_unit, units)
+        if not 0 <= self.validation.share < 1:
+            msg = f"data.validation.share is {self.validation.share}; expected 0 <= share < 1"
+            raise ConfigError(msg)
+        if self.workers < 0:
+            msg = f"data.workers is {self.workers}; expected 0 or more"
+            raise ConfigError(msg)
+
+
+@dataclass
+class AdamW:
+    """AdamW (Loshchilov & Hutter, 2019); vectors (biases, norms) are not decayed."""
+
+    _target_: str = "torch.optim.AdamW"
+    lr: float = 1e-3  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    fused: bool = True  # one kernel for all parameters
+
+
+@dataclass
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    _target_: str = "torch.optim.SGD"
+    lr: float = 0.1  # peak learning rate
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass
+class Schedule:
+    """Learning rate over the steps, as a factor of `optimizer.lr`."""
+
+    shape: str = "cosine"  # cosine, linear, constant, or wsd (warm-up, stable, decay)
+    warmup_steps: int | None = None  # none: warmup_share of all steps
+    warmup_share: float = 0.05  # linear from 0
+    decay_share: float = 0.2  # wsd only: the last part, falling like 1 - sqrt
+    min_ratio: float = 0.1  # where the factor ends
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        shapes = ("cosine", "linear", "constant", "wsd")
+        require_choice("scheduler.shape", self.shape, shapes)
+
+
+@dataclass
+class Trainer:
+    """How long, on what, and how often to save and look."""
+
+    max_steps: int | None = None  # optimiser steps
+    max_epochs: float | None = None  # passes over the data; none, and no max_steps: one
+    # per process, as 90s, 10m, 2h or DD:HH:MM:SS; the same command goes on afterwards
+    max_time: str | None = field(default=None, metadata=VOLATILE)
+    accumulate_grad_batches: int = 1  # forward passes per optimiser step
+    gradient_clip_val: float | None = 1.0  # norm of all gradients together; none: no clipping
+    gradient_checkpointing: bool = False  # less memory, one more forward pass
+    compile: str = "auto"  # torch.compile: true, false, or auto (when the run is long enough)
+    evaluate_every: int = 0  # steps between evaluations; 0: only at the end
+    save_every_steps: int | None = field(default=None, metadata=VOLATILE)  # training states
+    save_every_minutes: float | None = field(default=10.0, metadata=VOLATILE)
+    log_every: int = field(default=10, metadata=VOLATILE)  # steps between writes of the log
+    accelerator: str = field(default="auto", metadata=VOLATILE)  # Lightning's own words
+    devices: Any = field(default="auto", metadata=VOLATILE)
+    num_nodes: int = field(default=1, metadata=VOLATILE)
+    strategy: str = field(default="auto", metadata=VOLATILE)
+    progress: bool = field(default=True, metadata=VOLATILE)  # a progress bar
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for name in ("max_steps", "accumulate_grad_batches", "save_every_steps", "log_every"):
+            value = getattr(self, name)
+            if value is not None:
+                require_positive(f"trainer.{name}", value)
+        if self.max_epochs is not None and self.max_epochs <= 0:
+            msg = f"trainer.max_epochs is {self.max_epochs}; expected more than 0"
+            raise ConfigError(msg)
+        self.compile = self.compile.lower()
+        require_choice("trainer.compile", self.compile, ("auto", "true", "false"))
+
+
+def require_positive(key: str, value: int) -> None:
+    """Raise ConfigError unless `value` is at least 1."""
+    if value < 1:
+        msg = f"{key} is {value}; expected 1 or more"
+        raise ConfigError(msg)
+
+
+def require_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        msg = f"{key} is {value!r}; expected one of {', '.join(allowed)}"
+        raise ConfigError(msg)

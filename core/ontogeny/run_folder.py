@@ -1,0 +1,76 @@
+"""What a run leaves in its folder: links to finished stages, metrics.json and status.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ontogeny.errors import OntogenyError
+from ontogeny.folders import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Status:
+    """`status.json`: state, exit reason, times, versions and command line of a run."""
+
+    def __init__(self, folder: Path, versions: Mapping[str, str]) -> None:
+        self._file = folder / "status.json"
+        self._content: dict[str, object] = {
+            "state": "running",
+            "command": sys.argv,
+            "pid": os.getpid(),
+            "started": _now(),
+            "versions": dict(versions),
+            "stages": {},
+        }
+        self._write()
+
+    def stage(self, name: str, state: str) -> None:
+        """Note that a stage is running, cached, finished or unfinished."""
+        self._content["stages"] = {**self._stages(), name: state}
+        self._write()
+
+    def finish(self, *, complete: bool) -> None:
+        """Note that the run ended by itself; `unfinished` when its time was up."""
+        self._end("finished" if complete else "unfinished", 0, None)
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run ended."""
+        code = error.exit_code if isinstance(error, OntogenyError) else 1
+        state = "interrupted" if code > 128 else "failed"
+        self._end(state, code, error)
+
+    def _stages(self) -> dict[str, str]:
+        stages = self._content["stages"]
+        return stages if isinstance(stages, dict) else {}
+
+    def _end(self, state: str, code: int, error: BaseException | None) -> None:
+        self._content |= {"state": state, "exit_code": code, "ended": _now()}
+        if error is not None:
+            self._content["reason"] = str(error) or type(error).__name__
+            self._content["trace"] = traceback.format_exception(error)
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self._file, json.dumps(self._content, indent=2) + "\n")
+
+
+def link_stage(run: Path, name: str, target: Path) -> Path:
+    """Point `<run>/stages/<name>` to the folder of a stage, in place of an older link."""
+    link = run / "stages" / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(target.resolve())
+    return link
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,60 @@
+"""The contract of a stage: it takes a checkpoint, or nothing, and returns one and metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ontogeny.configuration import StageConfig
+    from ontogeny.evaluator import Metrics
+    from ontogeny.interruption import Interruption
+    from ontogeny.plugins import Registry
+    from ontogeny.store import Store
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what the model wrote after it."""
+
+    prompt: str
+    text: str
+
+
+@dataclass
+class StageResult:
+    """What a stage leaves: a checkpoint folder, metrics by evaluator, or both."""
+
+    checkpoint: Path | None = None
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    steps: int = 0  # optimiser steps of the finished stage
+    complete: bool = True  # False: `trainer.max_time` ran out; the same command goes on
+
+
+@dataclass
+class StageContext:
+    """What a stage is given to work with."""
+
+    name: str
+    config: StageConfig
+    registry: Registry
+    store: Store
+    folder: Path  # unfinished work of exactly this stage; survives a crash, ends in the store
+    key: str  # content address of the stage
+    lineage: dict[str, object]  # what goes into the checkpoint's lineage.json
+    interruption: Interruption
+    announce: Callable[[str], None]  # say a line to the user
+    overrides: list[str] = field(default_factory=list)  # keys of this stage that the user set
+
+
+class Stage(ABC):
+    """One step of a model's life; built as `Implementation(options)`."""
+
+    @abstractmethod
+    def run(self, context: StageContext) -> StageResult:
+        """Do the work in `context.folder`; running again after a crash must go on, not restart."""

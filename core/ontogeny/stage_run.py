@@ -1,0 +1,134 @@
+"""One stage of a run: found in the store, or computed under a lock and put there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, cast
+
+from ontogeny.configuration import StageConfig, plain
+from ontogeny.evaluation import write_metrics
+from ontogeny.evaluator import Metric
+from ontogeny.folders import write_text
+from ontogeny.keys import package_versions, stage_key
+from ontogeny.liveness import track
+from ontogeny.plugins import registry
+from ontogeny.run_folder import Status, link_stage
+from ontogeny.stage import Sample, Stage, StageContext, StageResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ontogeny.interruption import Interruption
+    from ontogeny.store import Store
+
+Announce = Callable[[str], None]
+
+
+class StageRun:
+    """Runs one stage, or finds that it was run before."""
+
+    def __init__(
+        self,
+        name: str,
+        config: StageConfig,
+        overrides: Sequence[str],
+        store: Store,
+        interruption: Interruption,
+        announce: Announce,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.keys = _own_keys(name, overrides)
+        self.store = store
+        self.interruption = interruption
+        self.announce = announce
+
+    def run(self, folder: Path, status: Status) -> StageResult:
+        """Return the stage's result and link its folder into the run's folder."""
+        key = stage_key(self.config, registry(), self.store)
+        hooks = registry().manager.hook
+        with self.store.lock("stages", key, self._say_waiting):
+            found = self.store.get("stages", key)
+            if found is not None:
+                self.announce(f"{self.name}: finished before, nothing to train ({found})")
+                status.stage(self.name, "cached")
+                result = _read_result(found)
+            else:
+                status.stage(self.name, "running")
+                context = self._context(key)
+                link_stage(folder, self.name, context.folder)
+                hooks.ontogeny_stage_started(stage=self.name, context=context)
+                result = self._compute(context)
+                found = context.folder
+                if result.complete:
+                    found = self.store.publish("stages", key, context.folder)
+                    result.checkpoint = found / "checkpoint" if result.checkpoint else None
+                status.stage(self.name, "finished" if result.complete else "unfinished")
+        link_stage(folder, self.name, found)
+        hooks.ontogeny_stage_finished(stage=self.name, result=result)
+        return result
+
+    def _compute(self, context: StageContext) -> StageResult:
+
+        stage = cast("Stage", registry().build(self.config.stage))
+        result = stage.run(context)
+        write_metrics(context.folder / "metrics.json", {self.name: result.metrics})
+        facts = {"steps": result.steps, "checkpoint": result.checkpoint is not None}
+        write_text(context.folder / "result.json", json.dumps(facts) + "\n")
+        if result.complete:
+            shutil.rmtree(context.folder / "training_states", ignore_errors=True)
+        return result
+
+    def _context(self, key: str) -> StageContext:
+        lineage = {
+            "format": 1,
+            "stage": self.name,
+            "key": key,
+            "parent": self.config.model.source,
+            "config": plain(self.config),
+            "versions": package_versions(),
+        }
+        for item in fields(self.config):
+            value = getattr(self.config, item.name)
+            for part in value.values() if isinstance(value, dict) else [value]:
+                track(part)
+        return StageContext(
+            name=self.name,
+            config=self.config,
+            registry=registry(),
+            store=self.store,
+            folder=self.store.work("stages", key),
+            key=key,
+            lineage=lineage,
+            interruption=self.interruption,
+            announce=lambda line: self.announce(f"{self.name}: {line}"),
+            overrides=self.keys,
+        )
+
+    def _say_waiting(self) -> None:
+        self.announce(f"{self.name}: another process computes this stage; waiting for it")
+
+
+def _own_keys(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the keys of this stage that the user set, without the prefix of a lifecycle."""
+    keys = [item.lstrip("+").partition("=")[0] for item in overrides if not item.startswith("~")]
+    prefix = f"stages.{name}."
+    return [key.removeprefix(prefix) for key in keys if "@" not in key and "/" not in key]
+
+
+def _read_result(folder: Path) -> StageResult:
+    facts = json.loads((folder / "result.json").read_text())
+    stages = json.loads((folder / "metrics.json").read_text())
+    metrics = {
+        evaluator: {name: Metric(**value) for name, value in values.items()}
+        for evaluators in stages.values()
+        for evaluator, values in evaluators.items()
+    }
+    samples_file = folder / "samples.json"
+    samples = json.loads(samples_file.read_text()) if samples_file.exists() else []
+    checkpoint = folder / "checkpoint" if facts["checkpoint"] else None
+    shown = [Sample(**sample) for sample in samples]
+    return StageResult(checkpoint, metrics, shown, int(facts["steps"]))

@@ -1,0 +1,147 @@
+"""The store: finished results under the digest of everything that made them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from ontogeny.errors import ConfigError
+from ontogeny.folders import (
+    find_damage,
+    move_folder,
+    remove_folder,
+    write_folder,
+    write_manifest,
+)
+from ontogeny.leftovers import sweep_stale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POLL_SECONDS = 0.2  # between two looks at a lock that someone else holds
+_log = logging.getLogger("ontogeny.store")
+
+
+def home() -> Path:
+    """Return the store's folder: `ONTOGENY_HOME`, or `~/.cache/ontogeny`."""
+    return Path(os.environ.get("ONTOGENY_HOME") or "~/.cache/ontogeny").expanduser().absolute()
+
+
+class Store:
+    """Complete entries in `root/<kind>/<key>`, unfinished work in `root/work`, locks beside.
+
+    Every method that writes raises ConfigError if the root cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get(self, kind: str, key: str, *, verify: bool = False) -> Path | None:
+        """Return the folder of a complete entry, else None.
+
+        Presence and sizes of its files are checked, with `verify` their digests too. A broken
+        entry is moved to `root/broken`, with a warning, and counts as absent.
+        """
+        entry = self.root / kind / key
+        if not entry.exists():
+            return None
+        damage = find_damage(entry, digests=verify)
+        if damage is None:
+            return entry
+        self._set_aside(entry, damage)
+        return None
+
+    def work(self, kind: str, key: str) -> Path:
+        """Return the folder for an entry's unfinished work; it outlives the process."""
+        return self._made(self.root / "work" / f"{kind}-{key}")
+
+    def publish(self, kind: str, key: str, folder: Path, **facts: object) -> Path:
+        """Turn a finished folder into the entry, all at once, and return the entry.
+
+        The folder must lie on the store's file system, as those of `work` do; it is gone
+        afterwards. An entry that is complete already stays as it is.
+        """
+        entry = self.get(kind, key)
+        if entry is not None:
+            remove_folder(folder)
+            return entry
+        write_manifest(folder, **facts)
+        entry = self._made(self.root / kind) / key
+        move_folder(folder, entry)
+        return entry
+
+    def create(
+        self,
+        kind: str,
+        key: str,
+        build: Callable[[Path], None],
+        waiting: Callable[[], None] | None = None,
+    ) -> Path:
+        """Return the entry, after `build` has filled a fresh folder for it if there is none yet.
+
+        Only one process builds; the others wait for it. For work that is not worth resuming.
+        """
+        entry = self.get(kind, key)
+        if entry is not None:
+            return entry
+        with self.lock(kind, key, waiting):
+            return self.get(kind, key) or self._built(kind, key, build)
+
+    @contextmanager
+    def lock(
+        self, kind: str, key: str, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Hold the entry's lock among all processes; call `waiting` once if another has it.
+
+        Look again with `get` when it is yours: the other one may have published. The system
+        frees the lock when its holder ends, however that comes.
+        """
+        lock = FileLock(self._made(self.root / "locks") / f"{kind}-{key}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire(poll_interval=POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _built(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+        entry = self._made(self.root / kind) / key
+        sweep_stale(entry.parent)
+        with write_folder(entry) as folder:
+            build(folder)
+            write_manifest(folder)
+        return entry
+
+    def _set_aside(self, entry: Path, damage: str) -> None:
+        name = f"{entry.parent.name}-{entry.name}-{secrets.token_hex(4)}"
+        aside = self._made(self.root / "broken") / name
+        with suppress(FileNotFoundError):  # another process may have done it
+            entry.rename(aside)
+            _log.warning("%s is damaged (%s); moved to %s, it is made anew", entry, damage, aside)
+
+    def _made(self, folder: Path) -> Path:
+        """Return a folder of the store after making it; raises ConfigError if that fails."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error.strerror or str(error)) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            reason = "no permission"
+            raise self._not_writable(reason)
+        return folder
+
+    def _not_writable(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"the store {self.root} cannot be written ({reason}); set the environment variable "
+            "ONTOGENY_HOME to a folder that you may write"
+        )

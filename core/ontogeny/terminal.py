@@ -1,0 +1,71 @@
+"""A run as a person sees it: lines while it works, then samples, metrics and where it all is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from ontogeny.api import run
+from ontogeny.configuration import typed
+from ontogeny.plugins import registry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from ontogeny.evaluator import Metric
+    from ontogeny.lifecycle import RunResult
+
+
+def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> None:
+    """Run a composed config and print what comes of it."""
+    registry().check()
+    console = Console(highlight=False, soft_wrap=True)
+    result = run(typed(config, overrides), folder, lambda line: console.print(line, markup=False))
+    _print_samples(console, result)
+    if any(result.metrics.values()):
+        console.print(_metrics_table(result))
+    for name, stage in result.stages.items():
+        if not stage.complete:
+            line = f"{name}: time is up after {stage.steps} steps; the same command goes on"
+            console.print(line, markup=False)
+        if stage.checkpoint:
+            console.print(f"{name}: checkpoint {_shown_path(folder, name)}", markup=False)
+    console.print(f"run: {Path(folder)}", markup=False)
+
+
+def _shown_path(folder: str, name: str) -> Path:
+    return Path(folder) / "stages" / name / "checkpoint"
+
+
+def _print_samples(console: Console, result: RunResult) -> None:
+    for name, stage in result.stages.items():
+        for sample in stage.samples:
+            console.print(f"{name} writes: ", style="dim", end="", markup=False)
+            console.print(sample.prompt, style="bold", end="", markup=False)
+            console.print(sample.text, markup=False)
+
+
+def _metrics_table(result: RunResult) -> Table:
+    table = Table("stage", "evaluator", "metric", "value", "95 % interval", "unit")
+    for stage, evaluators in result.metrics.items():
+        for evaluator, values in evaluators.items():
+            for name, metric in values.items():
+                row = (
+                    stage,
+                    evaluator,
+                    name,
+                    f"{metric.value:.4g}",
+                    _interval(metric),
+                    metric.unit,
+                )
+                table.add_row(*row)
+    return table
+
+
+def _interval(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        return ""
+    return f"{metric.low:.4g} to {metric.high:.4g}"

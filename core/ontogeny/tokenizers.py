@@ -1,0 +1,44 @@
+"""Tokenizers: loading one by name, and the digest that caches go by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ontogeny.digest import digest_json
+from ontogeny.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ontogeny.configuration import StageConfig
+
+
+def named_tokenizer(config: StageConfig) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of `tokenizer.source`, else of `model.source`, else nothing."""
+    for key, source in (
+        ("tokenizer.source", config.tokenizer.source),
+        ("model.source", config.model.source),
+    ):
+        if source is not None:
+            return _load(key, source)
+    return None
+
+
+def _load(key: str, source: str) -> PreTrainedTokenizerBase:
+    try:
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(source))
+    except (OSError, ValueError, KeyError) as error:
+        place = "folder" if Path(source).exists() else "folder, nor a Hub name that can be reached"
+        reason = str(error).splitlines()[0]
+        msg = f"{key} is {source!r}, which is no tokenizer {place}: {reason}"
+        raise CheckpointError(msg) from error
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of everything that decides the ids of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return digest_json({"rules": rules, "special": special, "chat": tokenizer.chat_template})

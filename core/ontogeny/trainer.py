@@ -1,0 +1,99 @@
+"""The Lightning trainer, assembled out of our options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from ontogeny.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.plugins import CheckpointIO
+
+    from ontogeny.options import Trainer
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def build_trainer(
+    options: Trainer,
+    *,
+    folder: Path,
+    precision: str,
+    callbacks: Sequence[L.Callback],
+    loggers: Sequence[Logger],
+    checkpoint_io: CheckpointIO,
+) -> L.Trainer:
+    """Return a trainer without Lightning's own saving, signals and samplers: ours replace them."""
+    _quieten()
+    plugins: list[object] = [checkpoint_io]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        return L.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=1,  # the loader is as long as the run
+            logger=list(loggers),
+            callbacks=list(callbacks),
+            plugins=plugins,  # type: ignore[arg-type]
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=options.progress and sys.stderr.isatty(),
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+        )
+    except (
+        ValueError,
+        RuntimeError,
+        L.fabric.utilities.exceptions.MisconfigurationException,
+    ) as error:
+        msg = f"trainer: {error}".replace("\n", " ")
+        raise ConfigError(msg) from error
+
+
+def seconds(text: str | None) -> float | None:
+    """Return the seconds of `90s`, `10m`, `2h`, `1d`, plain seconds, or `DD:HH:MM:SS`."""
+    if text is None:
+        return None
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip()):
+        return float(found.group(1)) * _UNITS[found.group(2) or "s"]
+    if re.fullmatch(r"(\d+:){1,3}\d+", text.strip()):
+        parts = [int(part) for part in text.split(":")][::-1]
+        return float(sum(part * unit for part, unit in zip(parts, _UNITS.values(), strict=False)))
+    msg = f"trainer.max_time is {text!r}; expected 90s, 10m, 2h, 1d or DD:HH:MM:SS"
+    raise ConfigError(msg)
+
+
+def is_first_rank() -> bool:
+    """Say whether this process may write: the first of a distributed run, or the only one."""
+    return all(
+        int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    )
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says about itself; its warnings about the run stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",  # batches here are slices of mapped memory
+        ".*You called `self.log.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)

@@ -1,0 +1,190 @@
+"""A training run, top to bottom: data, model, proofs, fit, settled model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ontogeny.adapter import Adapter, Bundle
+from ontogeny.configuration import stable
+from ontogeny.data.pipeline import (
+    PreparedSource,
+    SourceReader,
+    TrainingRows,
+    prepare_source,
+    sources_of,
+    validation_rows,
+)
+from ontogeny.decisions import Decisions
+from ontogeny.digest import DigestCache
+from ontogeny.errors import ConfigError
+from ontogeny.evaluation import Evaluation
+from ontogeny.evaluator import EvaluationData
+from ontogeny.fit import Fit
+from ontogeny.head import Head
+from ontogeny.liveness import unread
+from ontogeny.objective import Objective
+from ontogeny.options import Schedule
+from ontogeny.preflight import Proof, prove, require
+from ontogeny.schedule import factor
+from ontogeny.seeding import seed_everything
+from ontogeny.tokenizers import tokenizer_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.stage import StageContext
+
+
+@dataclass
+class Trained:
+    """What a training run leaves in memory."""
+
+    bundle: Bundle
+    steps: int
+    complete: bool
+    evaluation: Evaluation
+    lineage: dict[str, object]
+
+
+class Training:
+    """One training run of a stage; `run` is the order in which everything happens."""
+
+    def __init__(self, context: StageContext, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.context = context
+        self.config = context.config
+        self.tokenizer = tokenizer
+        self.folder = context.folder
+        self.objective = cast("Objective", context.registry.build(self.config.objective))
+        self.head = cast("Head", context.registry.build(self.config.head))
+        self.adapters = {
+            name: cast("Adapter", context.registry.build(options))
+            for name, options in self.config.adapter.items()
+        }
+
+    def run(self) -> Trained:
+        """Train to the end, or to where time or a signal ends it."""
+        sources = self._prepare_data()
+        rows = TrainingRows(sources, self.objective, self.config.data, self.config.seed)
+        decisions = Decisions(self.folder)
+        precision = decisions.numbers(self.config, default_device(self.config.trainer.accelerator))
+        bundle = self._load()
+        self._check_length(bundle)
+        fit = Fit(self.context, self.objective, rows, precision)
+        bundle.model.to(fit.device)
+        evaluation = self._evaluation(sources, precision)
+        self._report_data(rows, fit)
+        if self.config.preflight:
+            self._preflight(bundle, rows, fit.steps)
+        complete, steps = fit.run(bundle, evaluation, decisions)
+        bundle.model.to(fit.device)
+        for adapter in reversed(self.adapters.values()):
+            bundle = adapter.settle(bundle)
+        return Trained(bundle, steps, complete, evaluation, self._lineage(sources, steps))
+
+    def _prepare_data(self) -> list[PreparedSource]:
+        data = self.config.data
+        digest = tokenizer_digest(self.tokenizer)
+        cache = DigestCache(self.context.store.root / "digests")
+        kind, registered = self.context.registry.find(self.config.objective)
+        identity = {kind: registered.component.name, "options": stable(self.config.objective)}
+        prepared = []
+        for name, source in sources_of(data).items():
+            reader = SourceReader(name, source.path, data, self.objective.columns)
+            prepared.append(
+                prepare_source(
+                    reader,
+                    self.objective,
+                    {**identity, "code": self.context.registry.code_version(registered.plugin)},
+                    self.tokenizer,
+                    digest,
+                    self.context.store,
+                    cache,
+                )
+            )
+        return prepared
+
+    def _load(self) -> Bundle:
+        """Build or load the model and apply the adapters; weights depend on the seed alone."""
+        seed_everything(self.config.seed, "weights")
+        bundle = Bundle(
+            self.head.load(self.config.model, self.tokenizer), self.tokenizer, self.head
+        )
+        for name, adapter in self.adapters.items():
+            seed_everything(self.config.seed, "adapter", name)
+            bundle = adapter.apply(bundle)
+        if self.config.trainer.gradient_checkpointing:
+            bundle.model.gradient_checkpointing_enable()
+        bundle.model.config.use_cache = False
+        return bundle
+
+    def _check_length(self, bundle: Bundle) -> None:
+        text_config = bundle.model.config.get_text_config()
+        longest = getattr(text_config, "max_position_embeddings", None)
+        if longest is not None and self.config.data.max_length > longest:
+            msg = (
+                f"data.max_length is {self.config.data.max_length}, longer than the context of the "
+                f"model: {longest} (max_position_embeddings)"
+            )
+            raise ConfigError(msg)
+
+    def _evaluation(self, sources: list[PreparedSource], precision: str) -> Evaluation:
+        data = self.config.data
+        rows = validation_rows(data, sources, self.objective.columns)
+        return Evaluation(
+            self.config.evaluator,
+            self.context.registry,
+            EvaluationData(rows, data),
+            precision=precision,
+            seed=self.config.seed,
+        )
+
+    def _report_data(self, rows: TrainingRows, fit: Fit) -> None:
+        announce = self.context.announce
+        announce(
+            f"data: {len(rows):,} rows of up to {rows.capacity} tokens, "
+            f"{rows.mixture.tokens:,} tokens; {fit.steps:,} steps"
+        )
+        for name, truncated in rows.truncated.items():
+            if truncated:
+                announce(f"data: {truncated} examples of {name} cut to {rows.capacity} tokens")
+        shares = rows.mixture.shares_after(fit.steps * fit.sampler.rows_per_step)
+        if len(shares) > 1:
+            listed = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+            announce(f"data: shares of tokens: {listed}")
+
+    def _preflight(self, bundle: Bundle, rows: TrainingRows, steps: int) -> None:
+        if isinstance(self.config.scheduler, Schedule):
+            factor(self.config.scheduler, steps - 1, steps)  # reads what this shape uses
+        examples = [rows[position] for position in range(min(2, len(rows)))]
+        proofs = prove(bundle, self.objective, examples, list(self.adapters.values()))
+        proofs.append(self._every_key_is_read())
+        self._show(proofs)
+        require(proofs)
+
+    def _every_key_is_read(self) -> Proof:
+        later = ("evaluator", "stage", "optimizer", "callbacks", "logger")  # read after the fit
+        keys = [key for key in self.context.overrides if key.partition(".")[0] not in later]
+        dead = unread(self.config, keys)
+        evidence = f"nothing reads {', '.join(dead)}" if dead else f"{len(keys)} keys set"
+        return Proof("every key that was set is read", not dead, evidence)
+
+    def _show(self, proofs: list[Proof]) -> None:
+        marks = {True: "holds", False: "FAILS", None: "does not apply"}
+        width = max(len(proof.name) for proof in proofs)
+        for proof in proofs:
+            line = f"preflight: {proof.name:<{width}}  {marks[proof.holds]:<15} {proof.evidence}"
+            self.context.announce(line)
+
+    def _lineage(self, sources: list[PreparedSource], steps: int) -> dict[str, object]:
+        paths = {name: source.path for name, source in sources_of(self.config.data).items()}
+        data = [{"name": s.name, "path": paths[s.name], **s.facts} for s in sources]
+        return {**self.context.lineage, "steps": steps, "data": data}
+
+
+def default_device(accelerator: str) -> str:
+    """Return the device type that an accelerator name stands for on this machine."""
+    names = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps"}
+    return names.get(accelerator, "cuda" if torch.cuda.is_available() else "cpu")

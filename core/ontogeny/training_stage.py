@@ -1,0 +1,42 @@
+"""What all stages that train have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from ontogeny.checkpoint import save_checkpoint
+from ontogeny.folders import write_text
+from ontogeny.stage import Sample, Stage, StageContext, StageResult
+from ontogeny.training import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.adapter import Bundle
+
+
+class TrainingStage(Stage):
+    """A stage that trains a model with an objective and leaves a checkpoint."""
+
+    @abstractmethod
+    def tokenizer(self, context: StageContext) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that this stage works with."""
+
+    def samples(self, bundle: Bundle, context: StageContext) -> list[Sample]:
+        """Return what the finished model writes, to show at the end of the run."""
+        del bundle, context
+        return []
+
+    def run(self, context: StageContext) -> StageResult:
+        """Train, save the checkpoint, measure it."""
+        trained = Training(context, self.tokenizer(context)).run()
+        checkpoint = context.folder / "checkpoint"
+        save_checkpoint(trained.bundle, checkpoint, trained.lineage)
+        metrics = trained.evaluation.run(trained.bundle)
+        trained.bundle.model.eval()
+        samples = self.samples(trained.bundle, context)
+        shown = [{"prompt": sample.prompt, "text": sample.text} for sample in samples]
+        write_text(context.folder / "samples.json", json.dumps(shown, indent=2) + "\n")
+        return StageResult(checkpoint, metrics, samples, trained.steps, trained.complete)

@@ -1,0 +1,1 @@
+"""The built-in plugins: one sub-package each, found like everybody else's."""
