@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -17,7 +21,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ontogeny.configuration import register
+from ontogeny.component import GROUPS
+from ontogeny.configuration import register, wrong_value
 from ontogeny.errors import ConfigError
 from ontogeny.plugins import registry
 from ontogeny.spelling import suggestion
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 CONFIG_MODULE = "ontogeny_conf"
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+# Hydra raises ValueError for these, which are the user's to mend.
+MISUSES = ("Config group override must be", "Only one of --run", "The --resolve flag")
 
 # Where the sweep of this process writes: set when it starts, so that its table can be printed
 # also when a job failed (Hydra's on_multirun_end is left out then).
@@ -78,14 +86,49 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(CONFIG_NAME, overrides=list(overrides))
 
 
-def run_main(task: Callable[[DictConfig], object]) -> None:
-    """Hand `sys.argv` to Hydra; its exceptions come out as they are, instead of sys.exit."""
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """Return the overrides among the arguments; raise ConfigError for flags that Hydra lacks."""
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign]  # its own prints pages and exits
+    return list(parser.parse_args(list(arguments)).overrides)
+
+
+def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
+    """Hand the arguments to Hydra; its exceptions come out as they are, instead of sys.exit."""
     prepare()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     main = hydra.main(
         config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME, version_base=VERSION_BASE
     )
-    main(task)()
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        with _full_error("1") as wished:
+            main(partial(_run_task, task, wished))()
+    finally:
+        sys.argv = before
+
+
+def _run_task(task: Callable[[DictConfig], object], wished: str | None, config: DictConfig) -> None:
+    """Run a job in the environment that the user gave, which its own processes inherit."""
+    with _full_error(wished):
+        task(config)
+
+
+@contextmanager
+def _full_error(value: str | None) -> Iterator[str | None]:
+    """Set the variable that makes Hydra raise its errors; yield what it was before."""
+    before = os.environ.pop(FULL_ERROR, None)
+    if value is not None:
+        os.environ[FULL_ERROR] = value
+    try:
+        yield before
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; see ontogeny --help")
 
 
 def job_overrides() -> list[str]:
@@ -114,13 +157,22 @@ def explain_error(error: Exception, overrides: Sequence[str]) -> NoReturn:
         if "@" in key or "/" in key or "No match in the defaults list" in text:
             raise ConfigError(f"{key}: {_first_line(text)}") from error
         raise ConfigError(_unknown_key(key, overrides)) from error
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        raise ConfigError(_ambiguous(*found.groups())) from error
     wrong = cause if isinstance(cause, OmegaConfBaseException) else error
     if isinstance(wrong, OmegaConfBaseException) and wrong.full_key:
-        raise ConfigError(_wrong_value(wrong)) from error
+        raise ConfigError(wrong_value(wrong, wrong.full_key)) from error
     if "mismatched input" in text or "no viable alternative" in text or "token recogn" in text:
         hint = "quote values that hold commas, brackets, spaces or = signs: 'key=\"a,b\"'"
         raise ConfigError(f"cannot read the overrides: {_first_line(text)}; {hint}") from error
     raise ConfigError(_first_line(text)) from error
+
+
+def _ambiguous(key: str, value: str) -> str:
+    return (
+        f"{key}={value} holds a comma: -m sweeps over the values, '{key}=[{value}]' is a list, "
+        f"'{key}=\"{value}\"' is one text"
+    )
 
 
 def _first_line(text: str) -> str:
@@ -128,36 +180,23 @@ def _first_line(text: str) -> str:
 
 
 def _missing_option(text: str) -> str:
+    from ontogeny.help import options_by_group  # noqa: PLC0415  it imports this file
+
     found = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if not found:
         return _first_line(text)
     group, _, name = found.group(1).rpartition("/")
     block = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
-    known = block.group(1).split() if block else []
+    known = block.group(1).split() if block else options_by_group().get(group, [])
+    known = [option for option in known if option != "base"]
     listed = f"; known: {', '.join(known)}" if known else ""
     return f"{group}={name}: no such option{suggestion(name, known)}{listed}"
 
 
-def _wrong_value(error: OmegaConfBaseException) -> str:
-    first = _first_line(str(error))
-    found = re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", first)
-    if found:
-        return f"{error.full_key} is {found.group(1)!r}; expected {_type_words(found.group(2))}"
-    return f"{error.full_key}: {first}"
-
-
-def _type_words(name: str) -> str:
-    words = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-    return words.get(name, name.lower())
-
-
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    rest = [item for item in overrides if item.lstrip("+~").partition("=")[0] != key]
-    try:
-        config = _compose(rest)
-    except (HydraException, OmegaConfBaseException):
-        return f"no option {key}"
-    known = list(_keys(config))
+    if key in {"lifecycle", *GROUPS.values()}:
+        return f"{key}: nothing that is installed offers an option of this group"
+    known = _known_keys(key, overrides)
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     nearest = suggestion(key, siblings) or suggestion(key, known)
@@ -166,9 +205,22 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     return f"no option {key}{nearest}; known: {', '.join(listed)}"
 
 
+def _known_keys(wrong: str, overrides: Sequence[str]) -> list[str]:
+    """Return the keys of the config without what is wrong; without any key that is set, if needed.
+
+    Group choices have no dot and decide which keys there are.
+    """
+    others = [item for item in overrides if item.lstrip("+~").partition("=")[0] != wrong]
+    choices = [item for item in others if "." not in item.partition("=")[0]]
+    for kept in (others, choices, []):
+        with suppress(HydraException, OmegaConfBaseException):
+            return list(_keys(_compose(kept)))
+    return []
+
+
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
-        child = cast("object", node._get_node(str(name)))  # noqa: SLF001  may be missing
+    for name in map(str, node):
+        child = cast("object", node._get_node(name))  # noqa: SLF001  may be missing
         yield f"{prefix}{name}"
         if isinstance(child, DictConfig) and not child._is_none():  # noqa: SLF001
             yield from _keys(child, f"{prefix}{name}.")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers.masking_utils import (
@@ -15,11 +15,11 @@ from transformers.masking_utils import (
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
 
     from ontogeny.objective import Batch
+
+Mask = torch.Tensor | dict[str, object]  # one, or one for each type of layer
 
 # Every value that transformers' models take besides the mask.
 _PASSED = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
@@ -37,7 +37,7 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
     return inputs
 
 
-def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Tensor | Mapping[str, object]:
+def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Mask:
     """Return the mask in the form that the model's attention kernel takes.
 
     Sliding windows and other layer types are kept: those models get one mask for each type.
@@ -61,8 +61,8 @@ def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Tensor | Mappin
         "and_mask_function": packed_sequence_mask_function(document_ids_BT),
     }
     if is_causal(model):
-        return create_masks_for_generate(**arguments)  # type: ignore[no-any-return]
-    return create_bidirectional_mask(**arguments)  # type: ignore[no-any-return]
+        return cast("Mask", create_masks_for_generate(**arguments))
+    return cast("Mask", create_bidirectional_mask(**arguments))
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ontogeny.data.files import nearest_name
+from ontogeny.data.hub import is_hub_name
 from ontogeny.digest import digest_folder
 from ontogeny.errors import CheckpointError
 from ontogeny.folders import write_folder, write_text
@@ -62,15 +64,20 @@ def read_lineage(folder: Path) -> dict[str, object]:
         raise CheckpointError(msg) from error
 
 
-def checkpoint_digest(source: str) -> str:
-    """Return the digest of a checkpoint's content, or the name itself for one on the Hub."""
+def checkpoint_digest(key: str, source: str) -> str:
+    """Return the digest of a folder's content, or the name itself for one on the Hub.
+
+    `key` is the option that names it. Raises CheckpointError where neither can be.
+    """
     folder = Path(source)
-    if not folder.exists():
+    if is_hub_name(source):
         return f"hub:{source}"
-    if not (folder / "config.json").exists():
-        msg = (
-            f"model.source is {source!r}, which holds no config.json; expected a checkpoint folder"
-        )
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
+        msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
+        raise CheckpointError(msg)
+    if key != "tokenizer.source" and not (folder / "config.json").exists():
+        msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)
     return digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
 
@@ -95,8 +102,8 @@ def _card(lineage: Mapping[str, object]) -> str:
         "---",
         f"# {lineage.get('stage', 'checkpoint')}",
         "",
-        f"Made by the stage `{lineage.get('stage')}` of Ontogeny; `lineage.json` beside this file "
-        "holds its whole configuration.",
+        f"Made by the stage `{lineage.get('stage')}` of Ontogeny.",
+        "`lineage.json` beside this file holds its whole configuration.",
         "",
         f"- parent: {lineage.get('parent') or 'none (random weights)'}",
         f"- steps: {lineage.get('steps')}",

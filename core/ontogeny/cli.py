@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ontogeny.errors import ConfigError, OntogenyError
+from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,6 +37,8 @@ def command(arguments: Sequence[str]) -> int:
         _dispatch(arguments)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+    except SystemExit as error:  # Hydra ends --hydra-help and the like so
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except OntogenyError as error:
         if show_trace:
             traceback.print_exc()
@@ -51,7 +54,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments else ""
-    if name in {"--help", "-h", "help"}:
+    if name == "help" or not {"--help", "-h"}.isdisjoint(arguments):
         _help()
     elif name == "--version":
         _version()
@@ -109,17 +112,31 @@ def _run(arguments: Sequence[str]) -> None:
     from ontogeny import _hydra  # noqa: PLC0415
     from ontogeny.sweep import sweep_table  # noqa: PLC0415
 
-    overrides = [item for item in arguments if not item.startswith("-")]
+    overrides = _hydra.overrides_of(arguments)
+    for item in overrides:
+        _require_override(item)
+    _hydra.sweep_folders.clear()
     failures: list[Exception] = []
     try:
-        _hydra.run_main(partial(_job, failures))
+        _hydra.run_main(partial(_job, failures), arguments)
     except (HydraException, OmegaConfBaseException) as error:
         _hydra.explain_error(error, overrides)
+    except ValueError as error:
+        if str(error).startswith(_hydra.MISUSES):
+            raise ConfigError(" ".join(str(error).split())) from error
+        raise
     finally:
         for folder in _hydra.sweep_folders:
             print(sweep_table(folder))  # noqa: T201
     if failures:
         raise failures[0]
+
+
+def _require_override(item: str) -> None:
+    if "=" not in item and not item.startswith("~"):
+        near = suggestion(item, SUBCOMMANDS)
+        msg = f"{item!r} is neither a command nor an override, as key=value{near}"
+        raise ConfigError(f"{msg}; see ontogeny --help")
 
 
 def _job(failures: list[Exception], config: DictConfig) -> None:

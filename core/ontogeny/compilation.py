@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ontogeny.errors import ConfigError
 from ontogeny.vocabulary_loss import compile_softmax
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+    from transformers import PreTrainedModel
 
 # Compiling costs about a minute of two CPU cores and saves about a third of a step, which a CPU
 # computes at some 2e11 operations a second: below this many it does not pay.
@@ -32,7 +33,7 @@ def decide_compilation(option: str, parameters: int, tokens: int) -> tuple[bool,
     if not has_compiler():
         if option == "true":
             msg = (
-                "trainer.compile is true but no C++ compiler was found (c++, g++, clang++ or $CXX); "
+                "trainer.compile is true but no C++ compiler (c++, g++, clang++, $CXX) was found; "
                 "install one or set trainer.compile=auto"
             )
             raise ConfigError(msg)
@@ -51,6 +52,7 @@ def compile_body(model: nn.Module, cache: Path) -> None:
     The output layer stays outside: it is fed only the positions that carry a label.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    inner.base_model.compile(dynamic=False)  # type: ignore[operator, union-attr]
+    # PEFT wraps the model; a plain one has no get_base_model.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    cast("PreTrainedModel", inner).base_model.compile(dynamic=False)
     compile_softmax(True)

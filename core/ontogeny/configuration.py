@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ontogeny import options
 from ontogeny.component import GROUPS, LIST_KINDS
@@ -96,6 +97,9 @@ def _open_dictionaries(node: DictConfig, schema: type) -> None:
             inner = OmegaConf.get_type(child)
             if inner is dict:
                 OmegaConf.set_struct(child, False)
+                # Typed ones would refuse `data.sources.a.path=...` for an `a` that is not there
+                # yet; `_sources` checks what is put in.
+                child._metadata.element_type = Any  # noqa: SLF001
             elif is_dataclass(inner):
                 _open_dictionaries(child, inner)
 
@@ -130,10 +134,48 @@ def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:
         msg = f"{prefix}stage is not set; choose one with stage=<name>"
         raise ConfigError(msg)
     given = {key: value for key, value in body.items() if value is not None}
+    for key, value in given.items():
+        _refuse_strangers(f"{prefix}{key}", value)
     stage = StageConfig(**given)  # type: ignore[arg-type]
     _check_scalars(prefix, stage)
     _check_data(prefix, stage.data)
+    stage.data.sources = {
+        name: _source(f"{prefix}data.sources.{name}", source)
+        for name, source in stage.data.sources.items()
+    }
     return stage
+
+
+def _refuse_strangers(key: str, value: object) -> None:
+    """Raise ConfigError for what `+key=...` has added to an options object: nothing reads it."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_strangers(f"{key}.{name}", item)
+    if not is_dataclass(value):
+        return
+    known = [item.name for item in fields(value)]
+    for name, item in vars(value).items():
+        if name not in known:
+            msg = f"no option {key}.{name}{suggestion(name, known)}; known: {', '.join(known)}"
+            raise ConfigError(msg)
+        _refuse_strangers(f"{key}.{name}", item)
+
+
+def _source(key: str, body: object) -> options.Source:
+    """Return a source of a mixture out of what was written below its name."""
+    known = [item.name for item in fields(options.Source)]
+    if not isinstance(body, Mapping):
+        msg = f"{key} is {body!r}; expected {key}.path=... and, where it has one, {key}.weight=..."
+        raise ConfigError(msg)
+    for name in body:
+        if name not in known:
+            msg = f"no option {key}.{name}{suggestion(name, known)}; known: {', '.join(known)}"
+            raise ConfigError(msg)
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(options.Source), dict(body))
+        return cast("options.Source", OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        raise ConfigError(wrong_value(error, f"{key}.{error.full_key}")) from error
 
 
 def _check_scalars(prefix: str, stage: StageConfig) -> None:
@@ -163,11 +205,24 @@ def _own_name(stage: StageConfig) -> str:
 
 
 def _missing_or_wrong(error: OmegaConfBaseException) -> ConfigError:
-    key = error.full_key or "an option"
-    first = str(error).splitlines()[0]
-    if "Missing mandatory value" in first or "MISSING" in first:
-        return ConfigError(f"{key} is not set; give it a value: {key}=...")
-    return ConfigError(f"{key}: {first}")
+    return ConfigError(wrong_value(error, error.full_key or "an option"))
+
+
+def wrong_value(error: OmegaConfBaseException, key: str) -> str:
+    """Say in one line what OmegaConf found wrong with the value of a key."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "wrong")
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} is not set; give it a value: {key}=..."
+    found = re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", first)
+    found = found or re.match(r"Value '(.*)' is not a valid (\w+)", first)
+    if found:
+        return f"{key} is {found.group(1)!r}; expected {_type_words(found.group(2))}"
+    return f"{key}: {first}"
+
+
+def _type_words(name: str) -> str:
+    words = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+    return words.get(name, name.lower())
 
 
 def stable(value: object) -> object:

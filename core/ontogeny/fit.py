@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from ontogeny.evaluation import flat
 from ontogeny.lightning_module import TrainingModule
 from ontogeny.metrics_log import MetricsBuffer, MetricsFile
 from ontogeny.optimization import optimizer_factory
+from ontogeny.run_folder import TRAINING_STATES
 from ontogeny.store import home
 from ontogeny.trainer import build_trainer, is_first_rank, seconds
 from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop
@@ -50,7 +52,7 @@ class Fit:
         self.objective = objective
         self.rows = rows
         options = self.config.trainer
-        self.states = context.folder / "training_states"
+        self.states = context.folder / TRAINING_STATES
         self.resumed = self._find_state()
         self.buffer = MetricsBuffer(self._loggers(), options.log_every)
         self.saver = SaveAndStop(
@@ -91,9 +93,9 @@ class Fit:
         loader = step_loader(self.rows, self.objective, self.sampler, self.config.data.workers)
         path = self._state_path() if self.resumed else None
         try:
-            self.trainer.fit(module, loader, ckpt_path=path, weights_only=True)
+            with self.context.interruption.deferring():
+                self.trainer.fit(module, loader, ckpt_path=path, weights_only=True)
         finally:
-            self.context.interruption.deferred = False
             self.buffer.flush()
         return self._finish(module)
 
@@ -102,11 +104,11 @@ class Fit:
 
     def _finish(self, module: TrainingModule) -> tuple[bool, int]:
         module.check_finite()
-        if self.context.interruption.received is not None:
-            raise self.context.interruption.error()
         complete = module.consumed >= self.steps
         if complete:  # evaluations may take long: being killed there must not cost the training
             self.saver.save(self.trainer, module)
+        if self.context.interruption.received is not None:
+            raise self.context.interruption.error()
         return complete, module.consumed
 
     def _count_steps(self) -> int:
@@ -163,6 +165,7 @@ class Fit:
 
     def _find_state(self) -> Found | None:
         if self.config.resume == "never":
+            shutil.rmtree(self.states, ignore_errors=True)  # else newer ones would outlive ours
             return None
         found = find_latest(self.states)
         if found.path is None:

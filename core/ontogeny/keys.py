@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
-    """Return the key of a stage; raise DataError or CheckpointError for inputs that are not there."""
+    """Return the key of a stage; raise DataError or CheckpointError for missing inputs."""
     options = cast("dict[str, dict[str, object]]", stable(config))
-    inputs = {group: _take_digest(options[group]) for group in ("model", "tokenizer", "teacher")}
+    groups = ("model", "tokenizer", "teacher")
+    inputs = {group: _take_digest(group, options[group]) for group in groups}
     for name in ("path", "sources", "example"):
         options["data"].pop(name)
     cast("dict[str, object]", options["data"]["validation"]).pop("path")
@@ -46,9 +47,9 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _take_digest(options: dict[str, object]) -> str | None:
+def _take_digest(group: str, options: dict[str, object]) -> str | None:
     source = options.pop("source")
-    return None if source is None else checkpoint_digest(str(source))
+    return None if source is None else checkpoint_digest(f"{group}.source", str(source))
 
 
 def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:

@@ -69,10 +69,16 @@ class TrainingModule(L.LightningModule):
         self.consumed = step + 1
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError if a step since the last call had a NaN (it was not applied)."""
+        """Raise NonFiniteError if a step since the last call had a NaN, or the weights have one.
+
+        A step with a NaN was not applied, but a finite gradient can be too large for the weights.
+        """
         if self._non_finite is not None and bool(self._non_finite):
             raise NonFiniteError(_non_finite_message(f"before step {self.consumed}"))
         self._non_finite = None
+        if not all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters()):
+            msg = f"the weights are not finite after step {self.consumed - 1}; lower optimizer.lr"
+            raise NonFiniteError(msg)
 
     def _updates(self, batches: Sequence[Batch], step: int) -> Iterable[Sequence[Batch]]:
         if not isinstance(self.objective, OnlineObjective):

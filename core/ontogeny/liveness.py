@@ -29,7 +29,7 @@ class _Tracked:
 
 
 def _rebuild(plain: type, state: dict[str, object]) -> object:
-    built = object.__new__(plain)
+    built: object = object.__new__(plain)
     built.__dict__.update(state)
     return built
 
@@ -41,7 +41,8 @@ def track(options: object) -> None:
     for item in fields(options):
         track(getattr(options, item.name))
     plain = type(options)
-    options.__class__ = type(plain.__name__, (_Tracked, plain), {"__module__": plain.__module__})
+    tracked = type(plain.__name__, (_Tracked, plain), {"__module__": plain.__module__})
+    object.__setattr__(options, "__class__", tracked)
     vars(options)[_READS] = set()
 
 

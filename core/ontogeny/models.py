@@ -54,18 +54,23 @@ def architecture(
         raise ConfigError(msg)
     if family not in CONFIG_MAPPING:
         known = list(CONFIG_MAPPING.keys())
-        msg = f"model.config.model_type is {family!r}{suggestion(family, known)}; transformers has none"
+        hint = suggestion(str(family), known)
+        msg = f"model.config.model_type is {family!r}, a family that transformers lacks{hint}"
         raise ConfigError(msg)
     kind = CONFIG_MAPPING[family]
     ids = {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
-    config = kind(**{"vocab_size": len(tokenizer), **ids, **values})
     unknown = [key for key in values if not _knows(kind(), key)]
     if unknown:
         names = sorted(kind().to_dict())
         msg = f"model.config.{unknown[0]} is no option of {family}{suggestion(unknown[0], names)}"
         raise ConfigError(msg)
+    try:
+        config = kind(**{"vocab_size": len(tokenizer), **ids, **values})
+    except Exception as error:  # each family checks its own values in its own way
+        msg = f"model.config does not fit a {family} model: {' '.join(str(error).split())}"
+        raise ConfigError(msg) from error
     _apply(config, changes)
     config._attn_implementation = model.attention  # noqa: SLF001  as from_config's argument does
     return config

@@ -4,10 +4,12 @@ A field with `VOLATILE` cannot change the result of a stage, so it stays out of 
 The comment behind a field is its documentation: `ontogeny explain` prints it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ontogeny.errors import ConfigError
+from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
 
@@ -60,7 +62,8 @@ class Data:
     """Where rows come from and how they become batches."""
 
     path: str | None = None  # file, glob, folder or Hub name; short for a single source
-    sources: dict[str, Source] = field(default_factory=dict)  # a mixture, by tokens
+    # a mixture, by tokens: sources.<name>.path and sources.<name>.weight
+    sources: dict[str, Any] = field(default_factory=dict)
     example: str | None = None  # text that ships along: used while neither path nor sources is set
     validation: Validation = field(default_factory=Validation)
     text_column: str = "text"  # name of this column in your files; the same below
@@ -81,6 +84,7 @@ class Data:
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
+        self.sources = {name: _source(name, value) for name, value in self.sources.items()}
         require_positive("data.max_length", self.max_length)
         require_positive("data.batch_size", self.batch_size)
         require_choice("data.on_error", self.on_error, ("error", "skip"))
@@ -165,6 +169,26 @@ class Trainer:
             raise ConfigError(msg)
         self.compile = self.compile.lower()
         require_choice("trainer.compile", self.compile, ("auto", "true", "false"))
+
+
+def _source(name: str, given: object) -> Source:
+    """Return the options of one source; a typed node would not take new names from overrides."""
+    if isinstance(given, Source):
+        return given
+    key = f"data.sources.{name}"
+    known = [item.name for item in fields(Source)]
+    if not isinstance(given, Mapping) or not isinstance(given.get("path"), str):
+        msg = f"{key}.path is not set; expected a file, glob, folder or Hub name"
+        raise ConfigError(msg)
+    for each in given:
+        if each not in known:
+            msg = f"no option {key}.{each}{suggestion(str(each), known)}; known: {', '.join(known)}"
+            raise ConfigError(msg)
+    weight = given.get("weight")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
+        msg = f"{key}.weight is {weight!r}; expected a number"
+        raise ConfigError(msg)
+    return Source(given["path"], weight)
 
 
 def require_positive(key: str, value: int) -> None:

@@ -221,8 +221,8 @@ def _is_editable(distribution: Distribution | None) -> bool:
 
 def _import(target: str) -> object:
     module_name, _, attribute = target.partition(":")
-    if os.getcwd() not in sys.path:  # a local module lies beside the user, not in site-packages
-        sys.path.append(os.getcwd())
+    if str(Path.cwd()) not in sys.path:  # a local module lies beside the user, not in site-packages
+        sys.path.append(str(Path.cwd()))
     module: ModuleType = importlib.import_module(module_name)
     return getattr(module, attribute) if attribute else module
 

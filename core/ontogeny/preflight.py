@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def prove(
         batch = _to(model, objective.collate(examples))
         proofs = [
             _ids_in_range(bundle, batch),
-            _labels_exist(objective, examples),
+            _labels_exist(examples),
             *_token_proofs(model, objective, examples),
             _accumulation(model, objective, examples),
             *(proof for adapter in adapters for proof in adapter.proofs(bundle, batch)),
@@ -72,7 +72,7 @@ def require(proofs: Sequence[Proof]) -> None:
 
 
 def _ids_in_range(bundle: Bundle, batch: Batch) -> Proof:
-    rows = bundle.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = len(cast("Tensor", bundle.model.get_input_embeddings().weight))
     ids = [tensor for name, tensor in batch.items() if name.endswith("input_ids")]
     highest = max((int(tensor.max()) for tensor in ids), default=0)
     size = len(bundle.tokenizer)
@@ -80,7 +80,7 @@ def _ids_in_range(bundle: Bundle, batch: Batch) -> Proof:
     return Proof("tokenizer ids < embedding rows", max(highest + 1, size) <= rows, evidence)
 
 
-def _labels_exist(objective: Objective, examples: Sequence[Example]) -> Proof:
+def _labels_exist(examples: Sequence[Example]) -> Proof:
     if "labels" not in examples[0]:
         return Proof("every row has a label", None, "the objective labels no tokens")
     counts = [int((example["labels"] != IGNORED).sum()) for example in examples]

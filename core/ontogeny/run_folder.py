@@ -16,6 +16,8 @@ from ontogeny.folders import write_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TRAINING_STATES = "training_states"  # in the folder of a stage while it is unfinished
+
 
 class Status:
     """`status.json`: state, exit reason, times, versions and command line of a run."""

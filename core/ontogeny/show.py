@@ -18,9 +18,10 @@ def show(folder: str) -> str:
         raise CheckpointError(msg)
     config = json.loads((path / "config.json").read_text())
     lineage = read_lineage(path)
+    architecture = ", ".join(config.get("architectures") or ["?"])
     lines = [
         f"checkpoint {path}",
-        f"  model      {', '.join(config.get('architectures') or ['?'])} ({config.get('model_type')})",
+        f"  model      {architecture} ({config.get('model_type')})",
         f"  size       {_parameters(path):,} parameters, {_megabytes(path):.1f} MB on disk",
         f"  vocabulary {config.get('vocab_size', '?')}",
     ]

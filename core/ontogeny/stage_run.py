@@ -15,7 +15,7 @@ from ontogeny.folders import write_text
 from ontogeny.keys import package_versions, stage_key
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
-from ontogeny.run_folder import Status, link_stage
+from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
 from ontogeny.stage import Sample, Stage, StageContext, StageResult
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class StageRun:
                 result = self._compute(context)
                 found = context.folder
                 if result.complete:
-                    found = self.store.publish("stages", key, context.folder)
+                    found = self._publish(key, context.folder)
                     result.checkpoint = found / "checkpoint" if result.checkpoint else None
                 status.stage(self.name, "finished" if result.complete else "unfinished")
         link_stage(folder, self.name, found)
@@ -72,15 +72,32 @@ class StageRun:
         return result
 
     def _compute(self, context: StageContext) -> StageResult:
-
         stage = cast("Stage", registry().build(self.config.stage))
         result = stage.run(context)
         write_metrics(context.folder / "metrics.json", {self.name: result.metrics})
         facts = {"steps": result.steps, "checkpoint": result.checkpoint is not None}
         write_text(context.folder / "result.json", json.dumps(facts) + "\n")
-        if result.complete:
-            shutil.rmtree(context.folder / "training_states", ignore_errors=True)
         return result
+
+    def _work(self, key: str) -> Path:
+        """Return the folder of unfinished work, with its training states back in their place."""
+        folder = self.store.work("stages", key)
+        aside = _states_aside(folder)
+        if aside.exists():
+            aside.rename(folder / TRAINING_STATES)
+        return folder
+
+    def _publish(self, key: str, folder: Path) -> Path:
+        """Put the finished stage into the store; only then are its training states deleted.
+
+        Being killed while a large folder is digested and synced must not cost the training.
+        """
+        states, aside = folder / TRAINING_STATES, _states_aside(folder)
+        if states.exists():
+            states.rename(aside)
+        entry = self.store.publish("stages", key, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        return entry
 
     def _context(self, key: str) -> StageContext:
         lineage = {
@@ -100,7 +117,7 @@ class StageRun:
             config=self.config,
             registry=registry(),
             store=self.store,
-            folder=self.store.work("stages", key),
+            folder=self._work(key),
             key=key,
             lineage=lineage,
             interruption=self.interruption,
@@ -110,6 +127,10 @@ class StageRun:
 
     def _say_waiting(self) -> None:
         self.announce(f"{self.name}: another process computes this stage; waiting for it")
+
+
+def _states_aside(work: Path) -> Path:
+    return work.with_name(f"{work.name}.{TRAINING_STATES}")
 
 
 def _own_keys(name: str, overrides: Sequence[str]) -> list[str]:

@@ -58,8 +58,14 @@ class Store:
         return None
 
     def work(self, kind: str, key: str) -> Path:
-        """Return the folder for an entry's unfinished work; it outlives the process."""
-        return self._made(self.root / "work" / f"{kind}-{key}")
+        """Return the folder for an entry's unfinished work; it outlives the process.
+
+        What processes that were killed left half written in it is swept.
+        """
+        folder = self._made(self.root / "work" / f"{kind}-{key}")
+        for place, _, _ in os.walk(folder):
+            sweep_stale(Path(place))
+        return folder
 
     def publish(self, kind: str, key: str, folder: Path, **facts: object) -> Path:
         """Turn a finished folder into the entry, all at once, and return the entry.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from ontogeny.evaluator import Metric
     from ontogeny.lifecycle import RunResult
 
+FILE_WIDTH = 160  # columns when the output goes to a file
+
 
 def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> None:
     """Run a composed config and print what comes of it."""
     registry().check()
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     result = run(typed(config, overrides), folder, lambda line: console.print(line, markup=False))
     _print_samples(console, result)
     if any(result.metrics.values()):
-        console.print(_metrics_table(result))
+        console.print(_metrics_table(result), soft_wrap=True)
     for name, stage in result.stages.items():
         if not stage.complete:
             line = f"{name}: time is up after {stage.steps} steps; the same command goes on"
@@ -49,7 +54,9 @@ def _print_samples(console: Console, result: RunResult) -> None:
 
 
 def _metrics_table(result: RunResult) -> Table:
-    table = Table("stage", "evaluator", "metric", "value", "95 % interval", "unit")
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("stage", "evaluator", "metric", "value", "95 % interval", "unit"):
+        table.add_column(heading, no_wrap=True, min_width=len(heading))
     for stage, evaluators in result.metrics.items():
         for evaluator, values in evaluators.items():
             for name, metric in values.items():

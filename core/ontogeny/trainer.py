@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from transformers.utils.logging import disable_progress_bar
 
 from ontogeny.errors import ConfigError
 
@@ -58,6 +59,7 @@ def build_trainer(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             limit_val_batches=0,
+            log_every_n_steps=1,
         )
     except (
         ValueError,
@@ -90,10 +92,12 @@ def is_first_rank() -> bool:
 
 def _quieten() -> None:
     """Leave out what Lightning says about itself; its warnings about the run stay."""
+    disable_progress_bar()  # of transformers, one for each file that it writes
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for pattern in (
         ".*does not have many workers.*",  # batches here are slices of mapped memory
         ".*You called `self.log.*",
+        ".*your dataloader is not resumable.*",  # ours is: it begins where the training state ended
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", pattern)

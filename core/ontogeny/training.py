@@ -33,6 +33,7 @@ from ontogeny.seeding import seed_everything
 from ontogeny.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.stage import StageContext
@@ -73,13 +74,13 @@ class Training:
         bundle = self._load()
         self._check_length(bundle)
         fit = Fit(self.context, self.objective, rows, precision)
-        bundle.model.to(fit.device)
+        cast("nn.Module", bundle.model).to(fit.device)
         evaluation = self._evaluation(sources, precision)
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
         complete, steps = fit.run(bundle, evaluation, decisions)
-        bundle.model.to(fit.device)
+        cast("nn.Module", bundle.model).to(fit.device)
         for adapter in reversed(self.adapters.values()):
             bundle = adapter.settle(bundle)
         return Trained(bundle, steps, complete, evaluation, self._lineage(sources, steps))
@@ -104,7 +105,20 @@ class Training:
                     cache,
                 )
             )
+        for source in prepared:
+            self._report_source(source)
         return prepared
+
+    def _report_source(self, source: PreparedSource) -> None:
+        data, facts = self.config.data, source.facts
+        path = sources_of(data)[source.name].path
+        hint = " (the example text; data.path is for yours)" if path == data.example else ""
+        counts = f"{facts['rows']} rows to train on, {facts['held_out']} held out"
+        self.context.announce(f"data: {path}: {counts}{hint}")
+        if facts["rejected"]:
+            kept = self.folder / f"rejected-{source.name}.jsonl"
+            kept.write_bytes((source.folder / "rejected.jsonl").read_bytes())
+            self.context.announce(f"data: {facts['rejected']} bad rows left out, see {kept.name}")
 
     def _load(self) -> Bundle:
         """Build or load the model and apply the adapters; weights depend on the seed alone."""

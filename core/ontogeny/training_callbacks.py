@@ -47,7 +47,6 @@ class SaveAndStop(L.Callback):
         max_seconds: float | None,
     ) -> None:
         self.folder = folder
-        self.out_of_time = False
         self._buffer = buffer
         self._interruption = interruption
         self._every_steps = every_steps
@@ -56,10 +55,9 @@ class SaveAndStop(L.Callback):
         self._began = self._saved = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take signals as wishes from here on; Lightning has just set handlers of its own."""
+        """Take the signals back: Lightning has just set handlers of its own."""
         del trainer, pl_module
         self._began = self._saved = time.monotonic()
-        self._interruption.deferred = True
         self._interruption.install()
 
     def on_train_batch_end(
@@ -77,7 +75,6 @@ class SaveAndStop(L.Callback):
         if signalled or late or due:
             self.save(trainer, module)
         if signalled or late:
-            self.out_of_time = late and not signalled
             trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, module: TrainingModule) -> None:

@@ -133,11 +133,6 @@ def find_latest(root: Path) -> Found:
     return Found(found[1], found[0], refused) if found else Found(refused=refused)
 
 
-def latest(root: Path) -> Path | None:
-    """Return the newest training state in a folder whose digests hold."""
-    return find_latest(root).path
-
-
 def prune(root: Path, keep: int = 2) -> None:
     """Delete all training states that are older than the newest `keep` good ones.
 

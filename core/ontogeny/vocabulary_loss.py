@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from ontogeny.objective import IGNORED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-CHUNK_ELEMENTS = 2**24  # logits of a chunk, 64 MB in float32: larger chunks are no faster
-BLOCK_ELEMENTS = 2**22  # of what a CPU passes over several times: stays in its cache
+CHUNK_BYTES = 2**26  # of a chunk's logits: larger chunks are no faster
+BLOCK_ELEMENTS = 2**22  # of what a CPU passes over several times in float32: stays in its cache
 
 
 def vocabulary_loss(
@@ -75,9 +75,9 @@ def cross_entropy_sum(
     Products are in autocast's type, else in the weight's; softmax, sums and the result in float32
     (float64 for float64). The gradients are computed here and only scaled on the way back.
     """
-    rows = chunk_rows or _chunk_rows(len(weight_VD))
-    arguments = (hidden_ND, weight_VD, bias_V, labels_N, rows, torch.is_grad_enabled())
-    return cast("Tensor", _CrossEntropySum.apply(*arguments))  # type: ignore[no-untyped-call]
+    operands = (hidden_ND, weight_VD, bias_V, labels_N)
+    loss = _CrossEntropySum.apply(chunk_rows, torch.is_grad_enabled(), *operands)  # type: ignore[no-untyped-call]
+    return cast("Tensor", loss)
 
 
 def log_probs(
@@ -91,9 +91,8 @@ def log_probs(
 
     Every chunk's logits are computed again on the way back.
     """
-    rows = chunk_rows or _chunk_rows(len(weight_VD))
-    arguments = (hidden_ND, weight_VD, bias_V, labels_N, rows)
-    return cast("Tensor", _LogProbs.apply(*arguments))  # type: ignore[no-untyped-call]
+    result = _LogProbs.apply(chunk_rows, hidden_ND, weight_VD, bias_V, labels_N)  # type: ignore[no-untyped-call]
+    return cast("Tensor", result)
 
 
 def logits_agree(model: nn.Module, inputs: Mapping[str, object]) -> float:
@@ -118,7 +117,7 @@ def logits_agree(model: nn.Module, inputs: Mapping[str, object]) -> float:
     return float((actual - expected.flatten()).abs().max())
 
 
-def compile_softmax(enabled: bool) -> None:  # noqa: FBT001  the one thing it says
+def compile_softmax(enabled: bool) -> None:
     """Choose, once for a run, whether torch.compile makes the softmax of a chunk one kernel.
 
     Off at first. On a CPU it needs a C++ compiler and some seconds; last bits differ.
@@ -134,24 +133,25 @@ class _Choice:
 
 
 class OutputLayer(nn.Module):
-    """Maps rows of hidden states to a model's logits, with all that the model does to them."""
+    """Maps rows of hidden states to a model's logits, with all that the model does to them.
 
-    def __init__(self, layer: nn.Module, recorded: _Recorder, logits: _Recorder) -> None:
+    `linear` is (weight_VD, bias_V) if that is one linear map, wherever its weights come from.
+    """
+
+    def __init__(self, layer: nn.Module, inside: _Recorder, after: _Recorder) -> None:
         super().__init__()
         hooks = layer._forward_hooks or layer._forward_pre_hooks  # noqa: SLF001  no public way
         self.layer = layer
-        self.replay = logits.replay  # soft caps, scales; None: nothing
-        # (weight_VD, bias_V) if one linear map is all that happens, wherever the weights are from
-        self.linear = None if hooks or self.replay else recorded.linear
-        self.leading = (1,) * (recorded.ndim - 2)  # dimensions that the model's own code expects
-        self.vocabulary = int(logits.shape[-1])
+        self.tape, self.slot = after.tape, after.slot  # soft caps, scales; empty: nothing
+        self.linear = None if hooks or self.tape else _as_linear(inside)
+        self.leading = (1,) * (after.ndim - 2)  # dimensions that the model's own code expects
+        self.vocabulary = after.shape[-1]
 
     def forward(self, hidden_CD: Tensor) -> Tensor:
         """Return logits_CV; the layer's own hooks run."""
-        if self.replay is None:
-            return cast("Tensor", self.layer(hidden_CD))
         hidden = hidden_CD.view(*self.leading, *hidden_CD.shape)
-        return self.replay(self.layer(hidden)).view(-1, self.vocabulary)
+        logits = _replay(self.tape, self.layer(hidden))[self.slot]
+        return logits.view(len(hidden_CD), self.vocabulary)
 
 
 def label_states(
@@ -164,12 +164,11 @@ def label_states(
     """
     hidden_BTD, layer = _run_without_logits(model, inputs)
     if hidden_BTD.shape[:-1] != labels_BT.shape:
-        msg = (
+        raise ConfigError(
             f"{type(model).__name__} feeds {tuple(hidden_BTD.shape[:-1])} positions to its output "
             f"layer; expected those of the labels, {tuple(labels_BT.shape)}: leave out what adds "
             f"or drops positions (virtual tokens, logits_to_keep)"
         )
-        raise ConfigError(msg)
     hidden_ND, labels_N = hidden_BTD.flatten(0, -2), labels_BT.flatten()
     positions_N = (labels_N != IGNORED).nonzero().squeeze(1)
     if len(positions_N) < len(labels_N):
@@ -180,57 +179,62 @@ def label_states(
 def _run_without_logits(
     model: nn.Module, inputs: Mapping[str, object]
 ) -> tuple[Tensor, OutputLayer]:
-    """Run a model with an output layer that is shown no positions; return its input and itself."""
+    """Run a model whose output layer is shown no positions; return the layer's input, and it."""
     find = getattr(model, "get_output_embeddings", None)
-    layer = cast("nn.Module | None", find() if find else None)
+    layer: nn.Module | None = find() if find else None
     states: list[Tensor] = []
-    recorded: list[Any] = []
-    logits: list[_Recorder] = []
+    inside: list[_Recorder] = []
+    after: list[_Recorder] = []
     if layer is not None:
-        forward = layer.forward
-
-        def record(hidden: Tensor) -> Tensor:
-            states.append(hidden)
-            recorded.append(forward(_Recorder.start(hidden[..., :0, :])))
-            return _Recorder.start(recorded[-1])
-
-        with _replaced_forward(layer, record):
+        with _watched(layer, states, inside):
             outputs = model(**inputs)
         values = outputs.values() if hasattr(outputs, "values") else outputs
-        logits = [value for value in values if isinstance(value, _Recorder)]
-    if layer is None or len(states) != 1 or len(logits) != 1:
-        msg = (
-            f"{type(model).__name__} makes {len(logits)} tensors of logits in {len(states)} calls "
+        after = [value for value in values if isinstance(value, _Recorder)]
+    if layer is None or len(states) != 1 or len(after) != 1:
+        raise ConfigError(
+            f"{type(model).__name__} makes {len(after)} tensors of logits in {len(states)} calls "
             f"of its output embeddings; expected one in one: take a model with a causal or masked "
-            f"language modelling head"
+            f"language modelling head that has one output layer"
         )
-        raise ConfigError(msg)
-    return states[0], OutputLayer(layer, recorded[0], logits[0])
+    return states[0], OutputLayer(layer, inside[0], after[0])
 
 
 @contextmanager
-def _replaced_forward(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    own = vars(layer).get("forward")  # other libraries put theirs on the instance
-    layer.forward = forward
+def _watched(layer: nn.Module, states: list[Tensor], outputs: list[_Recorder]) -> Iterator[None]:
+    """Keep positions out of a layer, within all its other hooks; note its input and output."""
+
+    def before(_: nn.Module, args: tuple[Tensor]) -> _Recorder:
+        states.append(args[0])
+        return _Recorder.start(args[0][..., :0, :])
+
+    def after(_layer: nn.Module, _args: object, output: _Recorder) -> _Recorder:
+        outputs.append(output)
+        return _Recorder.start(output)
+
+    handles = (
+        layer.register_forward_pre_hook(before, prepend=True),
+        layer.register_forward_hook(after),
+    )
     try:
         yield
     finally:
-        del layer.forward
-        if own is not None:
-            layer.forward = own
+        for handle in handles:
+            handle.remove()
 
 
 class _Recorder(Tensor):
     """A tensor of no positions that records what is done to it, to do it to a chunk later."""
 
-    replay: Callable[[Tensor], Tensor] | None = None  # None: nothing but changes of type
-    linear: tuple[Tensor, Tensor | None] | None = None  # weight, bias: nothing but this product
+    tape: list[_Step]  # what was done since the start, step n of which made slot n + 1
+    slot: int
 
     @classmethod
     def start(cls, tensor: Tensor) -> _Recorder:
         """Forget what was done to a tensor, and record from here."""
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  as torch's own subclasses do
-            return tensor.detach().as_subclass(cls)
+            recorder = tensor.detach().as_subclass(cls)
+        recorder.tape, recorder.slot = [], 0
+        return recorder
 
     @classmethod
     def __torch_function__(
@@ -240,169 +244,171 @@ class _Recorder(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        """Do it to what is empty, and remember in what comes out how to do it again."""
-        kwargs = dict(kwargs or {})
-        replay = _replay(func, args, kwargs)
-        linear = _linear_map(func, args, kwargs)
+        """Do it to what is empty, and remember it if it makes or changes a tensor."""
+        given = (args, dict(kwargs or {}))
+        source = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, cls))
+        step = (
+            func,
+            *tree_map(lambda leaf: _Slot(leaf.slot) if isinstance(leaf, cls) else leaf, given),
+        )
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
-            result = func(*args, **kwargs)
-        changed = args[0] if func is Tensor.__setitem__ else result
-        if isinstance(changed, Tensor):
-            if not isinstance(changed, cls):
-                changed = result = changed.as_subclass(cls)
-            changed.replay, changed.linear = replay, linear
+            # A product of no rows is left out: autocast would cast all weights for it.
+            run = _empty_product if func is nn.functional.linear else func
+            result = run(*given[0], **given[1])
+        is_cast = func in _CASTS and args[0] is source
+        if not is_cast and (isinstance(result, Tensor) or func is Tensor.__setitem__):
+            source.tape.append(step)
+        if isinstance(result, Tensor):
+            slot = source.slot if is_cast else len(source.tape)
+            result = result if isinstance(result, cls) else result.as_subclass(cls)
+            result.tape, result.slot = source.tape, slot
         return result
 
 
-def _replay(
-    func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[Tensor], Tensor] | None:
-    """Return the operation as a function of what takes the place of the recorders' origin."""
-    if func in _CASTS and isinstance(args[0], _Recorder):
-        return args[0].replay
-    leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Recorder)]
-    earlier = {id(leaf): leaf.replay or (lambda given: given) for leaf in leaves}
+class _Slot:
+    """Stands for the tensor that a step made: to hold it would be a cycle of references."""
 
-    def replay(given: Tensor) -> Tensor:
-        filled, named = tree_map(
-            lambda leaf: earlier[id(leaf)](given) if id(leaf) in earlier else leaf, (args, kwargs)
-        )
-        result = func(*filled, **named)
-        return cast("Tensor", filled[0] if func is Tensor.__setitem__ else result)
-
-    return replay
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
+_Step = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any]]
 _CASTS = (Tensor.float, Tensor.to, Tensor.contiguous)  # the softmax is in float32 anyway
 
 
-def _linear_map(
-    func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, Tensor | None] | None:
-    """Return weight and bias if the operation is the first one and linear."""
-    if func in _CASTS and isinstance(args[0], _Recorder):
-        return args[0].linear
-    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    if func is not nn.functional.linear or given["input"].replay is not None:
+def _replay(tape: Sequence[_Step], start: Tensor) -> list[Tensor]:
+    """Do to a tensor what was recorded; return what is in every slot."""
+    slots = [start]
+    for func, *given in tape:
+        args, kwargs = tree_map(
+            lambda leaf: slots[leaf.number] if isinstance(leaf, _Slot) else leaf, given
+        )
+        slots.append(func(*args, **kwargs))
+    return slots
+
+
+def _empty_product(input: Tensor, weight: Tensor, bias: object = None) -> Tensor:  # noqa: A002, ARG001
+    return input.new_empty(*input.shape[:-1], len(weight), dtype=_product_dtype(weight))
+
+
+def _as_linear(output: _Recorder) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias if one linear map is all that was done."""
+    if len(output.tape) != 1 or output.slot != 1 or output.tape[0][0] is not nn.functional.linear:
         return None
+    _, args, kwargs = output.tape[0]
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     return given["weight"], given.get("bias")
 
 
 # -------------------------------------------------------------------------------- chunk by chunk
 
 
+class _Operands(NamedTuple):
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    labels_N: Tensor
+
+
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917  what autograd hands over
-        ctx: Any,  # noqa: ANN401  autograd's own context
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        labels_N: Tensor,
-        rows: int,
-        differentiable: bool,  # noqa: FBT001
-    ) -> Tensor:
-        operands = (hidden_ND, weight_VD, bias_V)
-        needed = ctx.needs_input_grad[:3] if differentiable else (False, False, False)
+    def forward(ctx: Any, rows: int | None, differentiable: bool, *tensors: Tensor) -> Tensor:
+        operands = _Operands(*tensors)
+        dtype = _product_dtype(operands.weight_VD)
+        needed = ctx.needs_input_grad[2:] if differentiable else (False,) * 4
         ctx.gradients = _Gradients(operands, needed)
-        scale_N = torch.ones(len(labels_N), device=labels_N.device) if any(needed) else None
-        dtype = _product_dtype(weight_VD)
-        return -_sweep(operands, labels_N, rows, dtype, scale_N, ctx.gradients).sum()
+        scale_N = torch.ones_like(operands.labels_N, dtype=torch.float32) if any(needed) else None
+        return -_sweep(operands, dtype, rows, scale_N, ctx.gradients).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            msg = "a vocabulary loss went backward twice; its gradients were spent the first time"
-            raise RuntimeError(msg)
-        gradients, ctx.gradients = ctx.gradients, None
-        return (*gradients.scaled(gradient), None, None, None)
+            raise RuntimeError("a vocabulary loss went backward twice: its gradients are spent")
+        gradients, ctx.gradients = ctx.gradients.all(), None
+        for each in gradients:
+            if each is not None:
+                each.mul_(gradient)
+        return None, None, *gradients, None
 
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917  what autograd hands over
-        ctx: Any,  # noqa: ANN401
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        labels_N: Tensor,
-        rows: int,
-    ) -> Tensor:
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
-        ctx.rows, ctx.dtype = rows, _product_dtype(weight_VD)
-        return _sweep((hidden_ND, weight_VD, bias_V), labels_N, rows, ctx.dtype)
+    def forward(ctx: Any, rows: int | None, *tensors: Tensor) -> Tensor:
+        operands = _Operands(*tensors)
+        ctx.save_for_backward(*operands)
+        ctx.rows, ctx.dtype = rows, _product_dtype(operands.weight_VD)
+        return _sweep(operands, ctx.dtype, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        *operands, labels_N = ctx.saved_tensors
-        gradients = _Gradients(operands, ctx.needs_input_grad[:3])
-        _sweep(operands, labels_N, ctx.rows, ctx.dtype, -gradient_N, gradients)
-        return (*gradients.scaled(), None, None)
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
+        operands = _Operands(*ctx.saved_tensors)
+        gradients = _Gradients(operands, ctx.needs_input_grad[1:])
+        _sweep(operands, ctx.dtype, ctx.rows, -gradient_N, gradients)
+        return None, *gradients.all(), None
 
 
 class _Gradients:
-    """Gradients of hidden, weight and bias, summed over chunks in float32; None if not needed."""
+    """Gradients of what needs them, in float32 (autograd gives them the type of their tensor)."""
 
-    def __init__(self, operands: Sequence[Tensor | None], needed: Sequence[bool]) -> None:
-        self.dtypes = [operand.dtype if operand is not None else None for operand in operands]
-        self.hidden, self.weight, self.bias = (
-            torch.zeros_like(operand, dtype=_wide(operand.dtype)) if need else None
-            for operand, need in zip(operands, needed, strict=True)
+    def __init__(self, operands: _Operands, needed: Sequence[bool]) -> None:
+        self.hidden_ND, self.weight_VD, self.bias_V, _ = (
+            torch.zeros_like(tensor, dtype=_wide(tensor.dtype))
+            if tensor is not None and need
+            else None
+            for tensor, need in zip(operands, needed, strict=True)
         )
-        self._product_VD: Tensor | None = None  # reused: fresh memory of this size is slow
+        self._product_VD: Tensor | None = None  # kept: fresh memory of this size is slow
+
+    def all(self) -> tuple[Tensor | None, ...]:
+        """Return them in the order of the operands."""
+        return self.hidden_ND, self.weight_VD, self.bias_V
 
     def add(self, rows: slice, gradient_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
         """Add a chunk's, given the gradient of its logits."""
-        if self.hidden is not None:
-            self.hidden[rows] = gradient_CV @ weight_VD
-        if self.bias is not None:
-            self.bias += gradient_CV.sum(0, dtype=self.bias.dtype)
-        if self.weight is None:
-            return
-        if self.weight.dtype == hidden_CD.dtype:
-            self.weight.addmm_(gradient_CV.T, hidden_CD)
+        if self.hidden_ND is not None:
+            self.hidden_ND[rows] = gradient_CV @ weight_VD
+        if self.bias_V is not None:
+            self.bias_V += gradient_CV.sum(0, dtype=self.bias_V.dtype)
+        if self.weight_VD is not None:
+            self._add_weight(self.weight_VD, gradient_CV, hidden_CD)
+
+    def _add_weight(self, total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
+        if total_VD.dtype == hidden_CD.dtype:
+            total_VD.addmm_(gradient_CV.T, hidden_CD)
             return
         if self._product_VD is None:
-            self._product_VD = torch.empty_like(weight_VD)
-        torch.mm(gradient_CV.T, hidden_CD, out=self._product_VD)
-        for block in _slices(len(weight_VD), _block_rows(weight_VD)):
-            self.weight[block] += self._product_VD[block].to(self.weight.dtype)
-
-    def scaled(self, factor: Tensor | None = None) -> Iterator[Tensor | None]:
-        """Give the gradients, multiplied in place, in the types of what they belong to."""
-        gradients = (self.hidden, self.weight, self.bias)
-        for gradient, dtype in zip(gradients, self.dtypes, strict=True):
-            if gradient is not None and factor is not None:
-                gradient.mul_(factor)
-            yield gradient if gradient is None else gradient.to(dtype)
+            self._product_VD = torch.empty_like(total_VD, dtype=hidden_CD.dtype)
+        product_VD = torch.mm(gradient_CV.T, hidden_CD, out=self._product_VD)
+        for block in _slices(len(total_VD), _block_rows(total_VD)):
+            # A sum of two types is three times slower than a change of type and a sum.
+            total_VD[block] += product_VD[block].to(total_VD.dtype)
 
 
-def _sweep(  # noqa: PLR0913, PLR0917  one loop behind three passes
-    operands: Sequence[Tensor | None],
-    labels_N: Tensor,
-    chunk_rows: int,
+def _sweep(
+    operands: _Operands,
     dtype: torch.dtype,
+    chunk_rows: int | None,
     scale_N: Tensor | None = None,
     gradients: _Gradients | None = None,
 ) -> Tensor:
     """Return log p of every label; with a scale, add the gradients of -Σ scale · log p."""
-    hidden_ND, weight_VD, bias_V = operands
+    hidden_ND, weight_VD, bias_V, labels_N = operands
     weight_VD = weight_VD.to(dtype)
+    size = min(chunk_rows or _chunk_rows(len(weight_VD), dtype), len(labels_N))
+    logits_CV = weight_VD.new_empty(size, len(weight_VD))
+    log_probs_N = torch.empty_like(labels_N, dtype=_wide(dtype))
     with torch.autocast(weight_VD.device.type, enabled=False):
-        size = min(chunk_rows, len(labels_N))
-        buffer_CV = weight_VD.new_empty(size, len(weight_VD))
-        log_probs_N = torch.empty(len(labels_N), dtype=_wide(dtype), device=labels_N.device)
-        for rows in _slices(len(labels_N), chunk_rows):
+        for rows in _slices(len(labels_N), size):
             hidden_CD = hidden_ND[rows].to(dtype)
-            logits_CV = torch.mm(hidden_CD, weight_VD.T, out=buffer_CV[: len(hidden_CD)])
+            logits = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
             if bias_V is not None:
-                logits_CV += bias_V.to(dtype)
+                logits += bias_V.to(dtype)
             scale_C = None if scale_N is None else scale_N[rows]
-            log_probs_N[rows] = _softmax(logits_CV, labels_N[rows], scale_C)
+            log_probs_N[rows] = _softmax(logits, labels_N[rows], scale_C)
             if gradients is not None and scale_N is not None:
-                gradients.add(rows, logits_CV, hidden_CD, weight_VD)
+                gradients.add(rows, logits, hidden_CD, weight_VD)
     return log_probs_N
 
 
@@ -412,9 +418,10 @@ def _layer_log_probs(
     """Do as `log_probs` with any layer, which is called again on the way back."""
 
     def chunk(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        return cast("Tensor", _LogitsLogProbs.apply(layer(hidden_CD), labels_C))  # type: ignore[no-untyped-call]
+        result = _LogitsLogProbs.apply(layer(hidden_CD), labels_C)  # type: ignore[no-untyped-call]
+        return cast("Tensor", result)
 
-    size = chunk_rows or _chunk_rows(layer.vocabulary)
+    size = chunk_rows or _chunk_rows(layer.vocabulary, torch.float32)
     chunks = [
         checkpoint(chunk, hidden_ND[rows], labels_N[rows], use_reentrant=False)
         for rows in _slices(max(1, len(labels_N)), size)
@@ -424,13 +431,13 @@ def _layer_log_probs(
 
 class _LogitsLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_CV: Tensor, labels_C: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, logits_CV: Tensor, labels_C: Tensor) -> Tensor:
         ctx.save_for_backward(logits_CV, labels_C)
         return _softmax(logits_CV, labels_C, None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_C: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient_C: Tensor) -> tuple[Tensor, None]:
         logits_CV, labels_C = ctx.saved_tensors
         gradient_CV = logits_CV.clone()
         _softmax(gradient_CV, labels_C, -gradient_C)
@@ -443,22 +450,19 @@ def _softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Ten
     Without one the logits stay as they are.
     """
     with torch.autocast(logits_CV.device.type, enabled=False):
-        if _Choice.compiled and len(labels_C) > 0:
-            return _compiled_softmax()(logits_CV, labels_C, scale_C)
-        return _eager_softmax(logits_CV, labels_C, scale_C)
+        compiled = _Choice.compiled and len(labels_C) > 0
+        return (_compiled_softmax() if compiled else _eager_softmax)(logits_CV, labels_C, scale_C)
 
 
 def _eager_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Tensor:
-    """Do it in blocks that stay in a CPU's cache, so that memory is read and written once."""
-    log_probs_C = torch.empty(len(labels_C), dtype=_wide(logits_CV.dtype), device=labels_C.device)
+    log_probs_C = torch.empty_like(labels_C, dtype=_wide(logits_CV.dtype))
     size = min(_block_rows(logits_CV), len(labels_C))
-    scratch = torch.empty_like(logits_CV[:size], dtype=log_probs_C.dtype)
+    wide = torch.empty_like(logits_CV[:size], dtype=log_probs_C.dtype)
     for rows in _slices(len(labels_C), size):
-        block = scratch[: len(labels_C[rows])].copy_(logits_CV[rows])
-        label = labels_C[rows, None]
+        block, label = wide[: len(labels_C[rows])].copy_(logits_CV[rows]), labels_C[rows, None]
         highest, at_label = block.amax(-1), block.gather(-1, label).squeeze(-1)
         torch.softmax(block, -1, out=block)
-        # The highest probability is exp(highest - log Σ exp): exact where the label's underflows.
+        # The highest probability is exp(highest - log Σ exp), and never too small for a float.
         log_probs_C[rows] = at_label - highest + block.amax(-1).log()
         if scale_C is not None:
             block.scatter_add_(-1, label, torch.full_like(label, -1, dtype=block.dtype))
@@ -467,7 +471,7 @@ def _eager_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) 
 
 
 def _fused_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Tensor:
-    """Say the same as `_eager_softmax` in a way that becomes one kernel."""
+    """Say what `_eager_softmax` does in a way that becomes one kernel."""
     wide_CV = logits_CV.to(_wide(logits_CV.dtype))
     highest_C1 = wide_CV.amax(-1, keepdim=True)
     normaliser_C1 = highest_C1 + (wide_CV - highest_C1).exp().sum(-1, keepdim=True).log()
@@ -481,29 +485,28 @@ def _fused_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) 
 
 @functools.cache
 def _compiled_softmax() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    # Dynamic from the start: a last chunk of fewer rows, or another vocabulary, is the same kernel.
+    # Dynamic from the start: a shorter last chunk, or another vocabulary, is the same kernel.
     return torch.compile(_fused_softmax, dynamic=True)
 
 
-def _product_dtype(weight_VD: Tensor) -> torch.dtype:
-    device = weight_VD.device.type
-    if torch.is_autocast_enabled(device) and weight_VD.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return weight_VD.dtype
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(weight.device.type) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def _chunk_rows(vocabulary: int, dtype: torch.dtype) -> int:
+    return max(1, CHUNK_BYTES // (vocabulary * dtype.itemsize))
 
 
 def _block_rows(matrix: Tensor) -> int:
-    """Return how many rows to pass over at once: all of them where there is no cache to mind."""
+    """Return how many rows to pass over at once: all of them, unless there is a cache to mind."""
     return max(1, BLOCK_ELEMENTS // matrix.shape[1] if matrix.is_cpu else len(matrix))
 
 
 def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    return [slice(start, min(start + size, count)) for start in range(0, count, max(1, size))]

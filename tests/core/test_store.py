@@ -1,7 +1,6 @@
 """The store: one process computes, the others find the result."""
 
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -107,6 +106,20 @@ def test_unfinished_work_is_found_again_and_is_no_entry(store: Store) -> None:
     assert store.get("stages", "k") is None
 
 
+def test_what_a_killed_process_left_half_written_is_not_published(store: Store) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from ontogeny.folders import write_folder
+with write_folder(Path(sys.argv[1]) / "inner" / "checkpoint"):
+    os.kill(os.getpid(), 9)
+"""
+    folder = store.work("stages", "k")
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
+    assert len(list((folder / "inner").iterdir())) == 1
+    assert list((published(store) / "inner").iterdir()) == []
+
+
 def test_published_work_is_an_entry_and_no_longer_work(store: Store) -> None:
     entry = published(store)
     assert store.get("stages", "k", verify=True) == entry == store.root / "stages" / "k"
@@ -182,8 +195,8 @@ def test_a_killed_process_leaves_the_lock_free_and_no_half_entry(tmp_path: Path)
         "examples", "k", write_result, waiting=lambda: pytest.fail("still locked")
     )
     assert time.monotonic() - began < 1
-    assert sorted(os.listdir(entry.parent)) == ["k"]
-    assert sorted(os.listdir(entry)) == ["MANIFEST.json", "result"]
+    assert list(entry.parent.iterdir()) == [entry]
+    assert {file.name for file in entry.iterdir()} == {"MANIFEST.json", "result"}
 
 
 def test_different_entries_are_locked_apart(store: Store) -> None:

@@ -35,14 +35,16 @@ def collate_tokens(examples: Sequence[Example]) -> Batch:
 
 
 def pad_row(example: Example, length: int) -> Example:
-    """Pad a packed row to a fixed length; the padding is a document of its own."""
-    missing = length - len(example["input_ids"])
+    """Pad the per-token columns of a packed row; the padding is a document of its own."""
+    tokens = len(example["input_ids"])
+    missing = length - tokens
     if missing == 0:
         return example
-    row = {
-        name: np.concatenate([column, np.full(missing, PADDING.get(name, 0), column.dtype)])
-        for name, column in example.items()
-    }
+    row = dict(example)
+    for name, column in example.items():
+        if column.ndim == 1 and len(column) == tokens:
+            padding = np.full(missing, PADDING.get(name, 0), column.dtype)
+            row[name] = np.concatenate([column, padding])
     row["position_ids"][-missing:] = np.arange(missing)
     row["document_ids"][-missing:] = example["document_ids"].max() + 1
     return row

@@ -148,6 +148,18 @@ class Examples(Sequence[Example]):
             raise DataError(f"{message}; expected one of {', '.join(self._columns)}")
         return np.diff(self._columns[column].offsets)
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether examples have `input_ids`, by which they can be cut and packed."""
+        return TOKENS in self._columns
+
+    def sizes(self) -> np.ndarray:
+        """Return how many tokens each example has; of all its columns if it has no input_ids."""
+        if self.has_tokens:
+            return self.lengths()
+        totals = [self.lengths(name) for name in self._columns]
+        return np.sum(totals, axis=0, dtype=np.int64) if totals else np.zeros(0, np.int64)
+
     def piece(self, span: Span) -> Example:
         """Cut the per-token columns to the span; keep all others whole."""
         index, start, stop = span

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ontogeny.interruption import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,4 +92,11 @@ def step_loader(
         timeout=300 if workers else 0,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Let a signal to the whole process group end no worker: the run goes on to a step border."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

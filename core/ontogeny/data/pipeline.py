@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 
 from ontogeny.data.collation import pad_row
 from ontogeny.data.examples import Examples, ExampleWriter
+from ontogeny.data.hub import is_hub_name
 from ontogeny.data.mixing import Mixture
 from ontogeny.data.mixing import Source as MixedSource
 from ontogeny.data.packing import Bins, best_fit_bins, pack, split_spans, whole_spans
-from ontogeny.data.hub import is_hub_name
 from ontogeny.data.reading import Record, read_rows, resolve_files
 from ontogeny.data.splitting import is_held_out, row_key
 from ontogeny.digest import DigestCache, digest_files, digest_json
@@ -39,7 +39,7 @@ def sources_of(data: Data) -> dict[str, Source]:
         return dict(data.sources)
     path = data.path or data.example
     if path is None:
-        msg = "no data: set data.path to a file, glob, folder or Hub name, or data.sources.<name>.path"
+        msg = "no data: set data.path (file, glob, folder, Hub name) or data.sources.<name>.path"
         raise ConfigError(msg)
     return {"data": Source(path=path)}
 
@@ -78,7 +78,7 @@ class SourceReader:
         )
 
     def training_records(self) -> Iterator[Record]:
-        """Yield the rows that are not held out; bad ones are passed over when that was asked for."""
+        """Yield the rows to train on; bad ones are passed over where that was asked for."""
         for record in self.records(lambda *_: None):
             if not (self.share and is_held_out(record.row, self.share)):
                 yield record
@@ -228,7 +228,7 @@ def _prepare(
 def _map(
     prepare: Callable[[Sequence[Row]], list[Example]], chunks: Iterator[list[Row]], workers: int
 ) -> Iterator[list[Example]]:
-    """Apply `prepare` in order: here (the tokenizer has threads), or in `data.workers` processes."""
+    """Apply `prepare` in order: here (the tokenizer has threads), or in worker processes."""
     if workers == 0:
         yield from map(prepare, chunks)
         return
@@ -278,15 +278,18 @@ class _SourceRows:
     def __init__(self, source: PreparedSource, rows: TrainingRows) -> None:
         self.source = source
         self.capacity = rows.capacity
-        lengths = source.examples.lengths()
-        if rows.splits:
+        lengths = source.examples.sizes()
+        if not source.examples.has_tokens:  # such as pairs: the objective limits their length
+            self.spans, _ = whole_spans(lengths, int(lengths.max(initial=1)))
+        elif rows.splits:
             self.spans = split_spans(lengths, rows.capacity)
         else:
             self.spans, truncated = whole_spans(lengths, rows.capacity)
             rows.truncated[source.name] = truncated
         sizes = self.spans[:, 2] - self.spans[:, 1]
         self.tokens = int(sizes.sum())
-        self.bins: Bins | None = best_fit_bins(sizes, rows.capacity) if rows.packs else None
+        packs = rows.packs and source.examples.has_tokens
+        self.bins: Bins | None = best_fit_bins(sizes, rows.capacity) if packs else None
 
     def __len__(self) -> int:
         return len(self.spans) if self.bins is None else len(self.bins)

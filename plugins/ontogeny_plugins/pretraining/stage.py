@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -51,4 +51,5 @@ class PretrainingStage(TrainingStage):
                 **(hot if self.config.temperature else {"do_sample": False}),
             )
         length = inputs["input_ids"].shape[1]
-        return Sample(prompt, tokenizer.decode(ids[0, length:], skip_special_tokens=True))
+        text = tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+        return Sample(prompt, cast("str", text))

@@ -1,0 +1,173 @@
+"""The promises of `loss`: a sum with its weight, whatever shares the batch or the row."""
+# S seeds: one for an exact loss, many for one that draws random numbers
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ontogeny.data.collation import pad_row
+from ontogeny.data.examples import TOKENS
+from ontogeny.data.packing import pack
+from ontogeny.objective import Example, Loss, Objective
+from ontogeny.seeding import seed_everything
+from ontogeny.testing.contract import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TOLERANCE = 1e-4  # relative, float32
+SEEDS = 64  # of a random loss, which is compared in its mean
+STANDARD_ERRORS = 6.0
+SUM = "return the sum, and in weight how many were summed: the core divides"
+
+Batches = list[list["Example"]]
+Sums = dict[str, Tensor]  # name -> [S], float64
+
+
+class LossCheck:
+    """Checks the loss of one objective on one model, in float32 and without dropout."""
+
+    def __init__(self, who: str, objective: Objective, model: nn.Module) -> None:
+        self.who = who
+        self.objective = objective
+        self.model = model.eval()
+        self.seeds = 1
+
+    def run(self, examples: Sequence[Example]) -> None:
+        """Check everything on the shortest and the longest of the examples."""
+        by_length = sorted(examples, key=lambda example: len(example[TOKENS]))
+        short, long = by_length[0], by_length[-1]
+        broken = f"all examples have {len(long[TOKENS])} tokens, so padding cannot be tried"
+        mend = "give rows of unequal length: rows=[...]"
+        require(len(short[TOKENS]) < len(long[TOKENS]), self.who, broken, mend)
+        check_form(self.who, self._loss([short, long], seed=0))
+        self._check_seed([short, long])
+        once, twice = self._sums([[long]]), self._sums([[long, long]])
+        doubled = {name: 2 * value for name, value in once.items()}
+        self._require_equal(twice, doubled, "{} of a row twice is no double of it once", SUM)
+        self._check_sharing(short, long)
+        self._check_gradient(short, long)
+
+    def _check_sharing(self, short: Example, long: Example) -> None:
+        """Let two rows share a batch, a row, and one be cut in two."""
+        apart = self._sums([[short], [long]])
+        told = "{} of a row alone is another one than beside a longer row"
+        mend = "let no padding, and no other row, count: mask it and label it -100"
+        self._require_equal(self._sums([[short, long]]), apart, told, mend)
+        if self.objective.packs:
+            packed = pack([long, short])
+            padded = pad_row(packed, len(packed[TOKENS]) + 3)
+            told = "{} of packed documents is another one than of each alone"
+            mend = "pass document_ids and position_ids on (ontogeny.attention.model_inputs), or "
+            mend += "set packs = False"
+            self._require_equal(self._sums([[padded]]), apart, told, mend)
+        if self.objective.long_examples == "split":
+            pieces = _cut(long)
+            whole, cut = self._sums([[long]]), self._sums([[piece] for piece in pieces])
+            told = "{} of an example is another one than of its two halves"
+            mend = "align the labels in prepare and shift nothing in loss, or "
+            mend += 'set long_examples = "truncate"'
+            weights = {"weight": cut["weight"]}, {"weight": whole["weight"]}
+            self._require_equal(*weights, told, mend)
+
+    def _check_seed(self, examples: list[Example]) -> None:
+        """Find out whether the loss is random; then it must follow torch's seed."""
+        first, again, other = (
+            float(self._loss(examples, seed=seed).total.detach()) for seed in (0, 0, 1)
+        )
+        broken = f"loss gives {first} and then {again} for the same batch, weights and seed"
+        mend = "draw random numbers from torch's generator alone and keep no state"
+        require(first == again, self.who, broken, mend)
+        if other != first:
+            self.seeds = SEEDS
+
+    def _check_gradient(self, short: Example, long: Example) -> None:
+        together = self._gradient([[short, long]])
+        finite = all(bool(gradient.isfinite().all()) for gradient in together)
+        largest = max((float(gradient.abs().max()) for gradient in together), default=0.0)
+        mend = "let total depend on the model's outputs through differentiable operations"
+        require(finite, self.who, "the gradient of loss.total is not finite", mend)
+        require(largest > 0, self.who, "the gradient of loss.total is zero everywhere", mend)
+        if self.seeds > 1:
+            return
+        apart = self._gradient([[short], [long]])
+        pairs = zip(together, apart, strict=True)
+        moved = max(float((one - other).abs().max()) for one, other in pairs) / largest
+        broken = f"gradients accumulated over two batches differ from those of one by {moved:.1e}"
+        require(moved <= TOLERANCE, self.who, broken, SUM)
+
+    def _gradient(self, batches: Batches) -> list[Tensor]:
+        self.model.zero_grad(set_to_none=True)
+        for batch in batches:
+            self._loss(batch, seed=0).total.backward()
+        trained = [each for each in self.model.parameters() if each.requires_grad]
+        found = [torch.zeros(()) if each.grad is None else each.grad for each in trained]
+        self.model.zero_grad(set_to_none=True)
+        return found
+
+    def _loss(self, examples: Sequence[Example], seed: int) -> Loss:
+        batch = self.objective.collate(examples)
+        seed_everything("loss", seed)
+        return self.objective.loss(self.model, batch)
+
+    def _sums(self, batches: Batches) -> Sums:
+        """Return total, weight and metrics, each summed over batches: [S]."""
+        rows: dict[str, list[float]] = defaultdict(lambda: [0.0] * self.seeds)
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                for seed in range(self.seeds):
+                    loss = self._loss(batch, seed + SEEDS * number)
+                    for name, value in _values(loss).items():
+                        rows[name][seed] += float(value)
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
+
+    def _require_equal(self, left: Sums, right: Sums, told: str, mend: str) -> None:
+        for name in left.keys() | right.keys():
+            zeros = torch.zeros(self.seeds, dtype=torch.float64)
+            one, other = left.get(name, zeros), right.get(name, zeros)
+            scale = max(float(one.abs().mean()), float(other.abs().mean()))
+            error = 0.0 if self.seeds == 1 else float((one - other).std()) / self.seeds**0.5
+            allowed = TOLERANCE * scale + STANDARD_ERRORS * error
+            broken = f"{told.format(f'loss.{name}')}: {one.mean():.6g}, not {other.mean():.6g}"
+            equal = abs(float((one - other).mean())) <= allowed
+            require(equal, self.who, broken, mend)
+
+
+def check_form(who: str, loss: object) -> None:
+    """Check that a loss is a Loss of 0-d tensors that can go backward."""
+    kind = type(loss).__name__
+    mend = "return Loss(total, weight, metrics) with 0-d tensors"
+    if not isinstance(loss, Loss):
+        require(False, who, f"loss returns a {kind}", mend)
+        return
+    for name, value in _values(loss).items():
+        broken = f"loss.{name} is a {type(value).__name__}"
+        require(isinstance(value, Tensor), who, broken, mend)
+        require(value.ndim == 0, who, f"loss.{name} has shape {tuple(value.shape)}", mend)
+        finite = bool(torch.isfinite(value.detach()))
+        require(finite, who, f"loss.{name} is {value}", "let it be finite with random weights")
+    require(loss.total.requires_grad, who, "loss.total has no gradient", "detach nothing in it")
+    weight = f"loss.weight is {float(loss.weight)}"
+    require(float(loss.weight) > 0, who, weight, "count what total sums: tokens, pairs or rows")
+
+
+def _values(loss: Loss) -> dict[str, Tensor]:
+    metrics = {f"metrics[{name!r}]": value for name, value in loss.metrics.items()}
+    return {"total": loss.total, "weight": loss.weight, **metrics}
+
+
+def _cut(example: Example) -> list[Example]:
+    """Cut an example into halves, as the core cuts one that is too long for a row."""
+    length = len(example[TOKENS])
+    halves = (slice(0, length // 2), slice(length // 2, length))
+    return [
+        {
+            name: column[half] if column.shape == (length,) else column
+            for name, column in example.items()
+        }
+        for half in halves
+    ]
