@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ontogeny.component import GROUPS
 from ontogeny.configuration import register, wrong_value
 from ontogeny.errors import ConfigError
-from ontogeny.plugins import registry
+from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
     from hydra.core.config_search_path import ConfigSearchPath
 
-CONFIG_MODULE = "ontogeny_conf"
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 # Hydra raises ValueError for these, which are the user's to mend.
-MISUSES = ("Config group override must be", "Only one of --run", "The --resolve flag")
+MISUSES = {
+    "Config group override must be": "a group is null; choose an option of it or drop it: ~group",
+    "Only one of --run": "give only one of --run, --multirun, --cfg, --info and --shell-completion",
+    "The --resolve flag": "--resolve needs --cfg beside it",
+}
 
 # Where the sweep of this process writes: set when it starts, so that its table can be printed
 # also when a job failed (Hydra's on_multirun_end is left out then).
@@ -90,7 +93,7 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
     """Return the overrides among the arguments; raise ConfigError for flags that Hydra lacks."""
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign]  # its own prints pages and exits
-    return list(parser.parse_args(list(arguments)).overrides)
+    return list(parser.parse_intermixed_args(list(arguments)).overrides)
 
 
 def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
@@ -99,7 +102,10 @@ def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> 
     main = hydra.main(
         config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME, version_base=VERSION_BASE
     )
-    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    overrides = overrides_of(arguments)
+    flags = [item for item in arguments if item not in overrides]
+    # Hydra takes flags before or after all overrides, but not among them.
+    before, sys.argv = sys.argv, [sys.argv[0], *overrides, *flags]
     try:
         with _full_error("1") as wished:
             main(partial(_run_task, task, wished))()
@@ -162,9 +168,10 @@ def explain_error(error: Exception, overrides: Sequence[str]) -> NoReturn:
     wrong = cause if isinstance(cause, OmegaConfBaseException) else error
     if isinstance(wrong, OmegaConfBaseException) and wrong.full_key:
         raise ConfigError(wrong_value(wrong, wrong.full_key)) from error
-    if "mismatched input" in text or "no viable alternative" in text or "token recogn" in text:
+    if isinstance(error, OverrideParseException):
         hint = "quote values that hold commas, brackets, spaces or = signs: 'key=\"a,b\"'"
-        raise ConfigError(f"cannot read the overrides: {_first_line(text)}; {hint}") from error
+        reason = _first_line(text.replace(f"Error parsing override '{error.override}'", ""))
+        raise ConfigError(f"cannot read {error.override!r}: {reason}; {hint}") from error
     raise ConfigError(_first_line(text)) from error
 
 

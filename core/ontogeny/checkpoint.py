@@ -55,10 +55,13 @@ def read_lineage(folder: Path) -> dict[str, object]:
     if not folder.is_dir():
         msg = f"{folder} is no folder; expected a checkpoint"
         raise CheckpointError(msg)
-    if not file.exists():
-        return {}
+    return read_object(file) if file.exists() else {}
+
+
+def read_object(file: Path) -> dict[str, object]:
+    """Return what a JSON file of a checkpoint holds; raise CheckpointError if it is damaged."""
     try:
-        return cast("dict[str, object]", json.loads(file.read_text()))
+        return cast("dict[str, object]", json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         msg = f"{file} is not valid JSON: {error}"
         raise CheckpointError(msg) from error

@@ -110,6 +110,7 @@ def _run(arguments: Sequence[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
     from ontogeny import _hydra  # noqa: PLC0415
+    from ontogeny.plugins import registry  # noqa: PLC0415
     from ontogeny.sweep import sweep_table  # noqa: PLC0415
 
     overrides = _hydra.overrides_of(arguments)
@@ -120,10 +121,12 @@ def _run(arguments: Sequence[str]) -> None:
     try:
         _hydra.run_main(partial(_job, failures), arguments)
     except (HydraException, OmegaConfBaseException) as error:
+        registry().check()  # what a broken plugin offers is missing now
         _hydra.explain_error(error, overrides)
     except ValueError as error:
-        if str(error).startswith(_hydra.MISUSES):
-            raise ConfigError(" ".join(str(error).split())) from error
+        for start, meaning in _hydra.MISUSES.items():
+            if str(error).startswith(start):
+                raise ConfigError(meaning) from error
         raise
     finally:
         for folder in _hydra.sweep_folders:

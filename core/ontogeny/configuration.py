@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -97,9 +97,6 @@ def _open_dictionaries(node: DictConfig, schema: type) -> None:
             inner = OmegaConf.get_type(child)
             if inner is dict:
                 OmegaConf.set_struct(child, False)
-                # Typed ones would refuse `data.sources.a.path=...` for an `a` that is not there
-                # yet; `_sources` checks what is put in.
-                child._metadata.element_type = Any  # noqa: SLF001
             elif is_dataclass(inner):
                 _open_dictionaries(child, inner)
 
@@ -139,10 +136,6 @@ def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:
     stage = StageConfig(**given)  # type: ignore[arg-type]
     _check_scalars(prefix, stage)
     _check_data(prefix, stage.data)
-    stage.data.sources = {
-        name: _source(f"{prefix}data.sources.{name}", source)
-        for name, source in stage.data.sources.items()
-    }
     return stage
 
 
@@ -159,23 +152,6 @@ def _refuse_strangers(key: str, value: object) -> None:
             msg = f"no option {key}.{name}{suggestion(name, known)}; known: {', '.join(known)}"
             raise ConfigError(msg)
         _refuse_strangers(f"{key}.{name}", item)
-
-
-def _source(key: str, body: object) -> options.Source:
-    """Return a source of a mixture out of what was written below its name."""
-    known = [item.name for item in fields(options.Source)]
-    if not isinstance(body, Mapping):
-        msg = f"{key} is {body!r}; expected {key}.path=... and, where it has one, {key}.weight=..."
-        raise ConfigError(msg)
-    for name in body:
-        if name not in known:
-            msg = f"no option {key}.{name}{suggestion(name, known)}; known: {', '.join(known)}"
-            raise ConfigError(msg)
-    try:
-        node = OmegaConf.merge(OmegaConf.structured(options.Source), dict(body))
-        return cast("options.Source", OmegaConf.to_object(node))
-    except OmegaConfBaseException as error:
-        raise ConfigError(wrong_value(error, f"{key}.{error.full_key}")) from error
 
 
 def _check_scalars(prefix: str, stage: StageConfig) -> None:
@@ -215,6 +191,8 @@ def wrong_value(error: OmegaConfBaseException, key: str) -> str:
         return f"{key} is not set; give it a value: {key}=..."
     found = re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", first)
     found = found or re.match(r"Value '(.*)' is not a valid (\w+)", first)
+    if "is not a ListConfig, list or tuple" in first:
+        return f"{key} is no list; expected one, as '{key}=[a,b]'"
     if found:
         return f"{key} is {found.group(1)!r}; expected {_type_words(found.group(2))}"
     return f"{key}: {first}"

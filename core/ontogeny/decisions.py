@@ -35,12 +35,12 @@ class Decisions:
         return str(precision)
 
     def compiles(
-        self, config: StageConfig, parameters: int, tokens: int, announce: Callable[[str], None]
+        self, option: str, parameters: int, tokens: int, announce: Callable[[str], None]
     ) -> bool:
         """Return whether the body is compiled; say why, when that is decided here."""
 
         def decide() -> bool:
-            choice, reason = decide_compilation(config.trainer.compile, parameters, tokens)
+            choice, reason = decide_compilation(option, parameters, tokens)
             announce(f"compile: {'yes' if choice else 'no'}: {reason}")
             return choice
 

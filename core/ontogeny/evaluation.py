@@ -39,6 +39,11 @@ class Evaluation:
         self.precision = precision
         self.seed = seed
 
+    def check(self, bundle: Bundle) -> None:
+        """Raise what an evaluator finds wrong before hours are spent on training."""
+        for evaluator in self.evaluators.values():
+            evaluator.check(bundle, self.data)
+
     def run(self, bundle: Bundle) -> dict[str, Metrics]:
         """Return the metrics of every evaluator; the model's mode is as before afterwards."""
         model = bundle.model

@@ -42,6 +42,10 @@ class EvaluationData:
 class Evaluator(ABC):
     """A measurement of a model; built as `Implementation(options)`."""
 
+    def check(self, bundle: Bundle, data: EvaluationData) -> None:
+        """Raise, before the training begins, for what `evaluate` would fail on after it."""
+        del bundle, data
+
     @abstractmethod
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Measure; metric names are the field's fixed words, such as `bits_per_byte`."""

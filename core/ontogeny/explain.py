@@ -13,7 +13,7 @@ from ontogeny.component import GROUPS
 from ontogeny.configuration import SCHEMAS
 from ontogeny.errors import ConfigError
 from ontogeny.help import options_by_group, yaml_options
-from ontogeny.plugins import registry
+from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
 
 
@@ -76,7 +76,10 @@ def _explain_option(group: str, option: str) -> str:
         return (
             f"{group}={option}: a named choice from {named[option]}\n\n{_yaml_text(group, option)}"
         )
-    known = options_by_group().get(group, [])
+    groups = options_by_group()
+    if group not in groups:
+        return _explain_group(group)
+    known = groups[group]
     msg = f"no option {group}={option}{suggestion(option, known)}; known: {', '.join(known)}"
     raise ConfigError(msg)
 
@@ -84,11 +87,10 @@ def _explain_option(group: str, option: str) -> str:
 def _yaml_text(group: str, option: str) -> str:
     from importlib.resources import files  # noqa: PLC0415
 
-    from ontogeny._hydra import CONFIG_MODULE  # noqa: PLC0415
-
     paths = [f"pkg://{CONFIG_MODULE}", *(path for path, _ in registry().config_paths)]
     for path in paths:
-        file = files(path.removeprefix("pkg://")).joinpath(*group.split("/"), f"{option}.yaml")
+        folder = files(path.removeprefix("pkg://").replace("/", "."))
+        file = folder.joinpath(*group.split("/"), f"{option}.yaml")
         if file.is_file():
             return file.read_text().rstrip()
     return ""

@@ -52,6 +52,9 @@ class Fit:
         self.objective = objective
         self.rows = rows
         options = self.config.trainer
+        # All options are read here: before the fit, the preflight asks which ones nothing reads.
+        self.clip, self.compile = options.gradient_clip_val, options.compile
+        self.evaluate_every, self.workers = options.evaluate_every, self.config.data.workers
         self.states = context.folder / TRAINING_STATES
         self.resumed = self._find_state()
         self.buffer = MetricsBuffer(self._loggers(), options.log_every)
@@ -87,10 +90,10 @@ class Fit:
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
             return True, self.steps
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
-        if decisions.compiles(self.config, parameters, self.tokens, self.context.announce):
+        if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
             compile_body(bundle.model, home() / "compiled")
         self._evaluate_in_the_loop(bundle, evaluation)
-        loader = step_loader(self.rows, self.objective, self.sampler, self.config.data.workers)
+        loader = step_loader(self.rows, self.objective, self.sampler, self.workers)
         path = self._state_path() if self.resumed else None
         try:
             with self.context.interruption.deferring():
@@ -123,9 +126,8 @@ class Fit:
 
     def _module(self, bundle: Bundle) -> TrainingModule:
         make = optimizer_factory(self.config.optimizer, self.config.scheduler, self.steps)
-        clip = self.config.trainer.gradient_clip_val
         module = TrainingModule(
-            bundle.model, self.objective, make, seed=self.config.seed, clip=clip
+            bundle.model, self.objective, make, seed=self.config.seed, clip=self.clip
         )
         module.record = self.buffer.add
         return module
@@ -143,8 +145,7 @@ class Fit:
         )
 
     def _evaluate_in_the_loop(self, bundle: Bundle, evaluation: Evaluation) -> None:
-        every = self.config.trainer.evaluate_every
-        if every == 0:
+        if self.evaluate_every == 0:
             return
 
         def evaluate(step: int) -> None:
@@ -154,7 +155,7 @@ class Fit:
             self.context.announce(f"step {step}: {', '.join(listed)}")
 
         callbacks = cast("list[L.Callback]", self.trainer.callbacks)  # type: ignore[attr-defined]
-        callbacks.insert(0, EvaluateEvery(every, evaluate))
+        callbacks.insert(0, EvaluateEvery(self.evaluate_every, evaluate))
 
     def _loggers(self) -> Sequence[Logger]:
         first = self.resumed.step if self.resumed else 0

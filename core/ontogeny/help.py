@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from ontogeny._hydra import CONFIG_MODULE
+from ontogeny import plugins
 from ontogeny.component import GROUPS
 from ontogeny.configuration import SCHEMAS
-from ontogeny.plugins import registry
+from ontogeny.plugins import CONFIG_MODULE, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from importlib.resources.abc import Traversable
 
 USAGE = """\
 ontogeny takes a language model through its life, one stage or a whole lifecycle at a time.
@@ -63,8 +61,7 @@ def yaml_options() -> Iterator[tuple[str, str, str]]:
     roots = [(f"pkg://{CONFIG_MODULE}", "ontogeny")]
     roots += [(path, plugin.where) for path, plugin in registry().config_paths]
     for path, provider in roots:
-        root = files(path.removeprefix("pkg://").replace("/", "."))
-        for group, name in _walk(root, ""):
+        for group, name in plugins.yaml_options(path):
             yield group, name, provider
 
 
@@ -91,11 +88,3 @@ def _offers(plugin: str) -> str:
     ]
     names += [f"configs {path}" for path, owner in registry().config_paths if owner.name == plugin]
     return ", ".join(names)
-
-
-def _walk(folder: Traversable, group: str) -> Iterator[tuple[str, str]]:
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name != "__pycache__":
-            yield from _walk(entry, f"{group}/{entry.name}".lstrip("/"))
-        elif entry.name.endswith(".yaml") and group:
-            yield group, entry.name.removesuffix(".yaml")

@@ -56,7 +56,7 @@ def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
     data = config.data
     cache = DigestCache(store.root / "digests")
     digests: dict[str, object] = {}
-    if data.sources or data.path or data.example:
+    if data.sources or data.path is not None or data.example:
         for name, source in sources_of(data).items():
             digests[name] = [digest_source(source.path, cache), source.weight]
     if data.validation.path:

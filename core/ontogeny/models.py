@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,27 +17,48 @@ if TYPE_CHECKING:
 
     from ontogeny.options import Model
 
+LONGEST_REASON = 300  # characters of what a library says
+
 
 def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> PreTrainedModel:
     """Load `model.source` with float32 master weights, in train mode.
 
     `changes` are config values that the head needs; those that the config does not have are left
-    out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`.
+    out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`, or lacks
+    weights of the body: those of a head may be new.
     """
     source = str(model.source)
     try:
         config = AutoConfig.from_pretrained(source)
         _apply(config, changes)
-        loaded = auto.from_pretrained(  # type: ignore[attr-defined]
-            source, config=config, dtype=torch.float32, attn_implementation=model.attention
+        loaded, info = auto.from_pretrained(  # type: ignore[attr-defined]
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=model.attention,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each family, and each format, fails in its own way
         what = (
             "cannot be opened" if Path(source).exists() else "is no folder nor a reachable Hub name"
         )
-        msg = f"model.source is {source!r}, which {what}: {str(error).splitlines()[0]}"
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        msg = f"model.source is {source!r}, which {what}: {reason}"
         raise CheckpointError(msg) from error
+    _require_body(source, cast("PreTrainedModel", loaded), info["missing_keys"])
     return cast("PreTrainedModel", loaded.train())
+
+
+def _require_body(source: str, model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint whose body would be random in parts; poolers belong to heads."""
+    prefix = f"{model.base_model_prefix}."
+    absent = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
+    if absent:
+        msg = (
+            f"model.source is {source!r}, which lacks {len(absent)} weights of its config, such as "
+            f"{absent[0]}; restore the folder"
+        )
+        raise CheckpointError(msg)
 
 
 def architecture(
@@ -76,6 +97,13 @@ def architecture(
     return config
 
 
+def longest_context(model: PreTrainedModel) -> int | None:
+    """Return how many positions the model knows, or None where it sets no limit."""
+    return cast(
+        "int | None", getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    )
+
+
 def random_weights(auto: type, config: PreTrainedConfig) -> PreTrainedModel:
     """Build a model with random weights from torch's current seed; float32, train mode."""
     try:
@@ -84,8 +112,12 @@ def random_weights(auto: type, config: PreTrainedConfig) -> PreTrainedModel:
             dtype=torch.float32,
             attn_implementation=config._attn_implementation,  # noqa: SLF001
         )
-    except (ValueError, ImportError, RuntimeError) as error:
-        msg = f"cannot build a {config.model_type} model: {str(error).splitlines()[0]}"
+    except Exception as error:  # each family, and each kernel, refuses in its own way
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        msg = (
+            f"cannot build a {config.model_type} model with model.attention="
+            f"{config._attn_implementation}: {reason}"  # noqa: SLF001
+        )
         raise ConfigError(msg) from error
     return cast("PreTrainedModel", built.train())
 

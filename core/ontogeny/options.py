@@ -56,6 +56,14 @@ class Validation:
     share: float = 0.05  # held out by hash of the row: the same rows in every stage
     limit: int | None = None  # evaluate at most so many rows of a source; none: all
 
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not 0 <= self.share < 1:
+            msg = f"data.validation.share is {self.share}; expected 0 <= share < 1"
+            raise ConfigError(msg)
+        if self.limit is not None:
+            require_positive("data.validation.limit", self.limit)
+
 
 @dataclass
 class Data:
@@ -90,12 +98,7 @@ class Data:
         require_choice("data.on_error", self.on_error, ("error", "skip"))
         units = ("document", "paragraph", "line", "block")
         require_choice("data.text_unit", self.text_unit, units)
-        if not 0 <= self.validation.share < 1:
-            msg = f"data.validation.share is {self.validation.share}; expected 0 <= share < 1"
-            raise ConfigError(msg)
-        if self.workers < 0:
-            msg = f"data.workers is {self.workers}; expected 0 or more"
-            raise ConfigError(msg)
+        require_not_negative("data.workers", self.workers)
 
 
 @dataclass
@@ -108,6 +111,12 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.1
     fused: bool = True  # one kernel for all parameters
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say; values are torch's own to check."""
+        if len(self.betas) != 2:
+            msg = f"optimizer.betas is {list(self.betas)}; expected two numbers, as [0.9,0.95]"
+            raise ConfigError(msg)
 
 
 @dataclass
@@ -134,6 +143,13 @@ class Schedule:
         """Check what types cannot say."""
         shapes = ("cosine", "linear", "constant", "wsd")
         require_choice("scheduler.shape", self.shape, shapes)
+        if self.warmup_steps is not None:
+            require_not_negative("scheduler.warmup_steps", self.warmup_steps)
+        for name in ("warmup_share", "decay_share", "min_ratio"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                msg = f"scheduler.{name} is {value}; expected a number from 0 to 1"
+                raise ConfigError(msg)
 
 
 @dataclass
@@ -164,9 +180,12 @@ class Trainer:
             value = getattr(self, name)
             if value is not None:
                 require_positive(f"trainer.{name}", value)
-        if self.max_epochs is not None and self.max_epochs <= 0:
-            msg = f"trainer.max_epochs is {self.max_epochs}; expected more than 0"
-            raise ConfigError(msg)
+        for name in ("max_epochs", "gradient_clip_val", "save_every_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                msg = f"trainer.{name} is {value}; expected more than 0, or null for none"
+                raise ConfigError(msg)
+        require_not_negative("trainer.evaluate_every", self.evaluate_every)
         self.compile = self.compile.lower()
         require_choice("trainer.compile", self.compile, ("auto", "true", "false"))
 
@@ -195,6 +214,13 @@ def require_positive(key: str, value: int) -> None:
     """Raise ConfigError unless `value` is at least 1."""
     if value < 1:
         msg = f"{key} is {value}; expected 1 or more"
+        raise ConfigError(msg)
+
+
+def require_not_negative(key: str, value: int) -> None:
+    """Raise ConfigError for a value below 0."""
+    if value < 0:
+        msg = f"{key} is {value}; expected 0 or more"
         raise ConfigError(msg)
 
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,12 @@ from ontogeny.errors import PluginError
 from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
+    from importlib.resources.abc import Traversable
     from types import ModuleType
 
 GROUP = "ontogeny"
+CONFIG_MODULE = "ontogeny_conf"  # the package with the core's own config files
 HOOKS: dict[Kind, str] = {kind: f"ontogeny_{kind}s" for kind in KINDS}
 
 
@@ -70,8 +73,9 @@ class Registry:
         self.problems: list[str] = []
         self.components: dict[Kind, dict[str, Registered]] = {kind: {} for kind in KINDS}
         self.config_paths: list[tuple[str, Plugin]] = []
+        self._owners = dict.fromkeys(yaml_options(f"pkg://{CONFIG_MODULE}"), _core())
         disabled = _names("ONTOGENY_DISABLE_PLUGINS")
-        for plugin in _discover(self.problems):
+        for plugin in _discover(self.problems, disabled):
             self.plugins.append(plugin)
             plugin.disabled = plugin.name in disabled
             if not plugin.disabled:
@@ -111,9 +115,7 @@ class Registry:
 
     def core_version(self) -> str:
         """Return what changes when the core's code does."""
-        distribution = Distribution.from_name(GROUP)
-        own = Plugin("core", "ontogeny", GROUP, distribution.version, _is_editable(distribution))
-        return self.code_version(own)
+        return self.code_version(_core())
 
     def build(self, options: object) -> object:
         """Import the implementation that belongs to an options object and construct it."""
@@ -128,7 +130,8 @@ class Registry:
             plugin.hooks = sorted(_implemented(module))
             self._refuse_unknown_hooks(plugin)
             self._collect(plugin, module)
-        except Exception as error:  # noqa: BLE001  a plugin may fail in any way; --help goes on
+        # A plugin may fail in any way, and even exit; --help goes on.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             plugin.error = f"{type(error).__name__}: {error}".replace("\n", " ")
             self.manager.unregister(name=plugin.name)
             self.problems.append(
@@ -155,15 +158,26 @@ class Registry:
         if "ontogeny_config_paths" in plugin.hooks:
             hook = "ontogeny_config_paths"
             for path in _sequence(getattr(module, hook)(), hook):
+                for group, name in yaml_options(str(path)):
+                    self._claim(group, name, plugin)
                 self.config_paths.append((str(path), plugin))
 
     def _offer(self, kind: Kind, component: Component, plugin: Plugin) -> None:
-        other = self.components[kind].setdefault(component.name, Registered(component, plugin))
-        if other.component is not component:
+        registered = Registered(component, plugin)
+        other = self.components[kind].setdefault(component.name, registered)
+        if other is not registered and other.plugin is plugin:
+            msg = f"{HOOKS[kind]} offers {component.name!r} twice"
+            raise PluginError(msg)
+        self._claim(GROUPS[kind], component.name, plugin)
+
+    def _claim(self, group: str, name: str, plugin: Plugin) -> None:
+        """Note who offers an option; of two, Hydra would take the first in silence."""
+        other = self._owners.setdefault((group, name), plugin)
+        if other is not plugin:
             self.problems.append(
-                f"{GROUPS[kind]} {component.name!r} is offered by both {other.plugin.where} "
-                f"(plugin {other.plugin.name!r}) and {plugin.where} (plugin {plugin.name!r}); "
-                f"uninstall one or set ONTOGENY_DISABLE_PLUGINS={plugin.name}"
+                f"{group} {name!r} is offered by both {other.where} (plugin {other.name!r}) and "
+                f"{plugin.where} (plugin {plugin.name!r}); uninstall one or set "
+                f"ONTOGENY_DISABLE_PLUGINS={plugin.name}"
             )
 
 
@@ -184,7 +198,37 @@ def source_digest(target: str) -> str:
     return digest_json(sorted(digest_file(file) for file in files))
 
 
-def _discover(problems: list[str]) -> Iterator[Plugin]:
+def yaml_options(path: str) -> Iterator[tuple[str, str]]:
+    """Yield (group, option) for every YAML file of a config folder, as `pkg://package.folder`.
+
+    Raises PluginError if there is no such folder.
+    """
+    expected = "expected pkg://package.folder, a package with __init__.py"
+    if not path.startswith("pkg://"):
+        msg = f"the config folder {path} is no package; {expected}"
+        raise PluginError(msg)
+    try:
+        folder = files(path.removeprefix("pkg://").replace("/", "."))
+    except (ImportError, TypeError, ValueError) as error:
+        msg = f"the config folder {path} is not found: {error}; {expected}"
+        raise PluginError(msg) from error
+    yield from _walk(folder, "")
+
+
+def _walk(folder: Traversable, group: str) -> Iterator[tuple[str, str]]:
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _walk(entry, f"{group}/{entry.name}".lstrip("/"))
+        elif entry.name.endswith(".yaml") and group:
+            yield group, entry.name.removesuffix(".yaml")
+
+
+def _core() -> Plugin:
+    distribution = Distribution.from_name(GROUP)
+    return Plugin("core", "ontogeny", GROUP, distribution.version, _is_editable(distribution))
+
+
+def _discover(problems: list[str], disabled: Collection[str]) -> Iterator[Plugin]:
     """Yield installed plugins (built-ins first, then by package and name), then local modules."""
     owners: dict[str, Plugin] = {}
     found = entry_points(group=GROUP)
@@ -195,7 +239,7 @@ def _discover(problems: list[str]) -> Iterator[Plugin]:
         other = owners.setdefault(entry.name, plugin)
         if other is plugin:
             yield plugin
-        elif other.target != plugin.target:
+        elif other.target != plugin.target and entry.name not in disabled:
             problems.append(
                 f"plugin name {entry.name!r} is claimed by both {other.where} and {plugin.where}; "
                 f"uninstall one of them"

@@ -6,11 +6,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from ontogeny.errors import ConfigError
+
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def resolve_precision(precision: str, device_type: str) -> str:
-    """Return `precision`, with `auto` decided by what the hardware multiplies fast."""
+    """Return `precision`, with `auto` decided by what the hardware multiplies fast.
+
+    Raises ConfigError for what the device cannot do: Lightning would compute in something else.
+    """
+    if precision == "16-mixed" and device_type == "cpu":
+        msg = "precision is 16-mixed, which needs a GPU; on a CPU use bf16-mixed, 32-true or auto"
+        raise ConfigError(msg)
     if precision != "auto":
         return precision
     if device_type == "cuda":

@@ -26,13 +26,13 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if schedule.shape == "constant":
+        return 1.0  # reads no min_ratio: setting one would be an error
     low = schedule.min_ratio
     if schedule.shape == "cosine":
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.shape == "linear":
         return 1 - (1 - low) * progress
-    if schedule.shape == "wsd":
-        begin = steps - schedule.decay_share * steps
-        fallen = max(0.0, min(1.0, (step - begin) / max(1.0, steps - begin)))
-        return 1 - (1 - low) * math.sqrt(fallen)
-    return 1.0
+    begin = steps - schedule.decay_share * steps
+    fallen = max(0.0, min(1.0, (step - begin) / max(1.0, steps - begin)))
+    return 1 - (1 - low) * math.sqrt(fallen)

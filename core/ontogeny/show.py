@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import cast
 
-from ontogeny.checkpoint import read_lineage
+from ontogeny.checkpoint import read_lineage, read_object
 from ontogeny.errors import CheckpointError
 
 
@@ -16,9 +17,9 @@ def show(folder: str) -> str:
     if not (path / "config.json").exists():
         msg = f"{folder} is no checkpoint: it has no config.json"
         raise CheckpointError(msg)
-    config = json.loads((path / "config.json").read_text())
+    config = read_object(path / "config.json")
     lineage = read_lineage(path)
-    architecture = ", ".join(config.get("architectures") or ["?"])
+    architecture = ", ".join(cast("list[str]", config.get("architectures") or ["?"]))
     lines = [
         f"checkpoint {path}",
         f"  model      {architecture} ({config.get('model_type')})",
@@ -42,16 +43,20 @@ def _parameters(folder: Path) -> int:
     """Count the elements in the safetensors files from their headers alone."""
     total = 0
     for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-        for name, entry in header.items():
+        for name, entry in _header(file).items():
             if name != "__metadata__":
-                count = 1
-                for size in entry["shape"]:
-                    count *= size
-                total += count
+                total += math.prod(cast("dict[str, list[int]]", entry)["shape"])
     return total
+
+
+def _header(file: Path) -> dict[str, object]:
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            return cast("dict[str, object]", json.loads(stream.read(length)))
+        except ValueError as error:
+            msg = f"{file} is damaged: its header is no JSON"
+            raise CheckpointError(msg) from error
 
 
 def _megabytes(folder: Path) -> float:

@@ -19,19 +19,17 @@ if TYPE_CHECKING:
     from ontogeny.evaluator import Metric
     from ontogeny.lifecycle import RunResult
 
-FILE_WIDTH = 160  # columns when the output goes to a file
+UNLIMITED = 10_000  # columns, to measure how many a table takes
 
 
 def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> None:
     """Run a composed config and print what comes of it."""
     registry().check()
     console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
     result = run(typed(config, overrides), folder, lambda line: console.print(line, markup=False))
     _print_samples(console, result)
     if any(result.metrics.values()):
-        console.print(_metrics_table(result), soft_wrap=True)
+        _print_whole(console, _metrics_table(result))
     for name, stage in result.stages.items():
         if not stage.complete:
             line = f"{name}: time is up after {stage.steps} steps; the same command goes on"
@@ -39,6 +37,13 @@ def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> No
         if stage.checkpoint:
             console.print(f"{name}: checkpoint {_shown_path(folder, name)}", markup=False)
     console.print(f"run: {Path(folder)}", markup=False)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as it is: a narrow terminal breaks lines, but cuts no number off."""
+    measured = console.measure(table, options=console.options.update(width=UNLIMITED))
+    console.width = max(console.width, measured.maximum)
+    console.print(table, soft_wrap=True)
 
 
 def _shown_path(folder: str, name: str) -> Path:

@@ -29,16 +29,19 @@ def named_tokenizer(config: StageConfig) -> PreTrainedTokenizerBase | None:
 def _load(key: str, source: str) -> PreTrainedTokenizerBase:
     try:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(source))
-    except (OSError, ValueError, KeyError) as error:
-        place = "folder" if Path(source).exists() else "folder, nor a Hub name that can be reached"
-        reason = str(error).splitlines()[0]
-        msg = f"{key} is {source!r}, which is no tokenizer {place}: {reason}"
-        raise CheckpointError(msg) from error
+    except Exception as error:  # the kinds differ between families and versions
+        reason = f"{error}.".splitlines()[0].rstrip(".: ")
+        what = f"is neither a folder nor a Hub name that can be reached ({reason})"
+        if Path(source).exists():
+            what = f"holds no tokenizer that can be loaded ({reason}); set tokenizer.source to one"
+        raise CheckpointError(f"{key} is {source!r}, which {what}") from error
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a digest of everything that decides the ids of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    for name in ("padding", "truncation"):  # how it was last called, not what it is
+        rules.pop(name, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return digest_json({"rules": rules, "special": special, "chat": tokenizer.chat_template})

@@ -97,6 +97,7 @@ def _quieten() -> None:
     for pattern in (
         ".*does not have many workers.*",  # batches here are slices of mapped memory
         ".*You called `self.log.*",
+        ".*persistent_workers=True.*",  # there is one epoch, so workers start once
         ".*your dataloader is not resumable.*",  # ours is: it begins where the training state ended
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):

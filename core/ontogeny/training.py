@@ -25,6 +25,7 @@ from ontogeny.evaluator import EvaluationData
 from ontogeny.fit import Fit
 from ontogeny.head import Head
 from ontogeny.liveness import unread
+from ontogeny.models import longest_context
 from ontogeny.objective import Objective
 from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.stage import StageContext
+
+
+# Keys that nothing has read before the first step: the fit, or what comes after it, will.
+READ_LATER = (
+    *("evaluator.", "stage.", "optimizer.", "callbacks.", "logger."),
+    *("data.workers.", "trainer.compile.", "trainer.evaluate_every.", "trainer.gradient_clip_val."),
+)
 
 
 @dataclass
@@ -76,6 +84,7 @@ class Training:
         fit = Fit(self.context, self.objective, rows, precision)
         cast("nn.Module", bundle.model).to(fit.device)
         evaluation = self._evaluation(sources, precision)
+        evaluation.check(bundle)
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
@@ -105,14 +114,15 @@ class Training:
                     cache,
                 )
             )
-        for source in prepared:
-            self._report_source(source)
+        for ready in prepared:
+            self._report_source(ready)
         return prepared
 
     def _report_source(self, source: PreparedSource) -> None:
         data, facts = self.config.data, source.facts
         path = sources_of(data)[source.name].path
-        hint = " (the example text; data.path is for yours)" if path == data.example else ""
+        is_example = data.path is None and not data.sources
+        hint = " (the example text; data.path is for yours)" if is_example else ""
         counts = f"{facts['rows']} rows to train on, {facts['held_out']} held out"
         self.context.announce(f"data: {path}: {counts}{hint}")
         if facts["rejected"]:
@@ -135,8 +145,7 @@ class Training:
         return bundle
 
     def _check_length(self, bundle: Bundle) -> None:
-        text_config = bundle.model.config.get_text_config()
-        longest = getattr(text_config, "max_position_embeddings", None)
+        longest = longest_context(bundle.model)
         if longest is not None and self.config.data.max_length > longest:
             msg = (
                 f"data.max_length is {self.config.data.max_length}, longer than the context of the "
@@ -179,11 +188,18 @@ class Training:
         require(proofs)
 
     def _every_key_is_read(self) -> Proof:
-        later = ("evaluator", "stage", "optimizer", "callbacks", "logger")  # read after the fit
-        keys = [key for key in self.context.overrides if key.partition(".")[0] not in later]
+        self._prepare_again()
+        keys = [key for key in self.context.overrides if not f"{key}.".startswith(READ_LATER)]
         dead = unread(self.config, keys)
         evidence = f"nothing reads {', '.join(dead)}" if dead else f"{len(keys)} keys set"
         return Proof("every key that was set is read", not dead, evidence)
+
+    def _prepare_again(self) -> None:
+        """Tokenise a row, so that the objective reads its options though the rest is cached."""
+        name, source = next(iter(sources_of(self.config.data).items()))
+        reader = SourceReader(name, source.path, self.config.data, self.objective.columns)
+        first = next(reader.records(lambda *_: None))
+        list(self.objective.prepare([first.row], self.tokenizer))
 
     def _show(self, proofs: list[Proof]) -> None:
         marks = {True: "holds", False: "FAILS", None: "does not apply"}

@@ -142,8 +142,8 @@ class OutputLayer(nn.Module):
         super().__init__()
         hooks = layer._forward_hooks or layer._forward_pre_hooks  # noqa: SLF001  no public way
         self.layer = layer
-        self.tape, self.slot = after.tape, after.slot  # soft caps, scales; empty: nothing
-        self.linear = None if hooks or self.tape else _as_linear(inside)
+        self.tape, self.slot = after.tape, after.slot  # soft caps, scales
+        self.linear = None if hooks or _changes(after) else _as_linear(inside)
         self.leading = (1,) * (after.ndim - 2)  # dimensions that the model's own code expects
         self.vocabulary = after.shape[-1]
 
@@ -169,7 +169,7 @@ def label_states(
             f"layer; expected those of the labels, {tuple(labels_BT.shape)}: leave out what adds "
             f"or drops positions (virtual tokens, logits_to_keep)"
         )
-    hidden_ND, labels_N = hidden_BTD.flatten(0, -2), labels_BT.flatten()
+    hidden_ND, labels_N = hidden_BTD.flatten(0, -2), labels_BT.flatten().long()
     positions_N = (labels_N != IGNORED).nonzero().squeeze(1)
     if len(positions_N) < len(labels_N):
         hidden_ND, labels_N = hidden_ND[positions_N], labels_N[positions_N]
@@ -246,34 +246,30 @@ class _Recorder(Tensor):
     ) -> object:
         """Do it to what is empty, and remember it if it makes or changes a tensor."""
         given = (args, dict(kwargs or {}))
-        source = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, cls))
-        step = (
-            func,
-            *tree_map(lambda leaf: _Slot(leaf.slot) if isinstance(leaf, cls) else leaf, given),
-        )
+        tape = next(leaf.tape for leaf in tree_leaves(given) if isinstance(leaf, cls))
+        noted = tree_map(lambda leaf: _Slot(leaf.slot) if isinstance(leaf, cls) else leaf, given)
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
             # A product of no rows is left out: autocast would cast all weights for it.
             run = _empty_product if func is nn.functional.linear else func
-            result = run(*given[0], **given[1])
-        is_cast = func in _CASTS and args[0] is source
-        if not is_cast and (isinstance(result, Tensor) or func is Tensor.__setitem__):
-            source.tape.append(step)
+            result = run(*args, **given[1])
+        if isinstance(result, Tensor) or func is Tensor.__setitem__:
+            tape.append((func, *noted))
         if isinstance(result, Tensor):
-            slot = source.slot if is_cast else len(source.tape)
             result = result if isinstance(result, cls) else result.as_subclass(cls)
-            result.tape, result.slot = source.tape, slot
+            result.tape, result.slot = tape, len(tape)
         return result
 
 
-class _Slot:
+class _Slot(int):
     """Stands for the tensor that a step made: to hold it would be a cycle of references."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 _Step = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any]]
 _CASTS = (Tensor.float, Tensor.to, Tensor.contiguous)  # the softmax is in float32 anyway
+
+
+def _changes(recorder: _Recorder) -> list[_Step]:
+    return [step for step in recorder.tape if step[0] not in _CASTS]
 
 
 def _replay(tape: Sequence[_Step], start: Tensor) -> list[Tensor]:
@@ -281,7 +277,7 @@ def _replay(tape: Sequence[_Step], start: Tensor) -> list[Tensor]:
     slots = [start]
     for func, *given in tape:
         args, kwargs = tree_map(
-            lambda leaf: slots[leaf.number] if isinstance(leaf, _Slot) else leaf, given
+            lambda leaf: slots[leaf] if isinstance(leaf, _Slot) else leaf, given
         )
         slots.append(func(*args, **kwargs))
     return slots
@@ -293,9 +289,10 @@ def _empty_product(input: Tensor, weight: Tensor, bias: object = None) -> Tensor
 
 def _as_linear(output: _Recorder) -> tuple[Tensor, Tensor | None] | None:
     """Return weight and bias if one linear map is all that was done."""
-    if len(output.tape) != 1 or output.slot != 1 or output.tape[0][0] is not nn.functional.linear:
+    steps = _changes(output)
+    if len(steps) != 1 or steps[0][0] is not nn.functional.linear:
         return None
-    _, args, kwargs = output.tape[0]
+    _, args, kwargs = steps[0]
     given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     return given["weight"], given.get("bias")
 
@@ -402,13 +399,14 @@ def _sweep(
     with torch.autocast(weight_VD.device.type, enabled=False):
         for rows in _slices(len(labels_N), size):
             hidden_CD = hidden_ND[rows].to(dtype)
-            logits = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
+            logits_CV.resize_(len(hidden_CD), len(weight_VD))  # in the memory it has
+            torch.mm(hidden_CD, weight_VD.T, out=logits_CV)
             if bias_V is not None:
-                logits += bias_V.to(dtype)
+                logits_CV += bias_V.to(dtype)
             scale_C = None if scale_N is None else scale_N[rows]
-            log_probs_N[rows] = _softmax(logits, labels_N[rows], scale_C)
+            log_probs_N[rows] = _softmax(logits_CV, labels_N[rows], scale_C)
             if gradients is not None and scale_N is not None:
-                gradients.add(rows, logits, hidden_CD, weight_VD)
+                gradients.add(rows, logits_CV, hidden_CD, weight_VD)
     return log_probs_N
 
 
@@ -450,8 +448,11 @@ def _softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Ten
     Without one the logits stay as they are.
     """
     with torch.autocast(logits_CV.device.type, enabled=False):
-        compiled = _Choice.compiled and len(labels_C) > 0
-        return (_compiled_softmax() if compiled else _eager_softmax)(logits_CV, labels_C, scale_C)
+        if not _Choice.compiled or len(labels_C) == 0:
+            return _eager_softmax(logits_CV, labels_C, scale_C)
+        # Copies, since torch compiles again for views of other tensors.
+        scale_C = scale_C if scale_C is None else scale_C.clone()
+        return _compiled_softmax()(logits_CV, labels_C.clone(), scale_C)
 
 
 def _eager_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Tensor:

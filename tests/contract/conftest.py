@@ -1,4 +1,4 @@
-"""Plugins for one test: modules of `plugins/`, or the text of a new one."""
+"""Plugins for one test: modules of `contract_plugins/`, or the text of a new one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 
 from ontogeny.plugins import registry
 
@@ -13,13 +14,24 @@ Use = Callable[..., None]
 Write = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: these models are too small to gain from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
-    """Let modules be the plugins of this process, beside those that are installed."""
-    monkeypatch.syspath_prepend(Path(__file__).parent / "plugins")
+    """Let modules be plugins of this process: those of `contract_plugins`, by their short names."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
 
     def use(*modules: str) -> None:
-        monkeypatch.setenv("ONTOGENY_PLUGINS", ",".join(modules))
+        own = Path(__file__).parent / "contract_plugins"
+        full = [f"{own.name}.{each}" if (own / f"{each}.py").exists() else each for each in modules]
+        monkeypatch.setenv("ONTOGENY_PLUGINS", ",".join(full))
         registry.cache_clear()
 
     yield use

@@ -14,9 +14,6 @@ from ontogeny.testing import (
     check_plugin,
 )
 
-# The core goes on by its own count of steps, which Lightning does not know of.
-pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
-
 CHECKS: dict[str, Callable[..., None]] = {
     "objective": check_objective,
     "head": check_head,
@@ -35,7 +32,7 @@ def built_in() -> list[Plugin]:
     return [plugin for plugin in registry().plugins if plugin.origin == "ontogeny"]
 
 
-@pytest.mark.parametrize(("kind", "name", "arguments"), COMPONENTS, ids=lambda each: str(each))
+@pytest.mark.parametrize(("kind", "name", "arguments"), COMPONENTS, ids=str)
 def test_a_built_in_component_keeps_its_contract(
     kind: str, name: str, arguments: dict[str, object]
 ) -> None:

@@ -1,9 +1,12 @@
 """Every check can fail: a component that breaks one promise is told of that promise."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
+from ontogeny import configuration
 from ontogeny.testing import (
     ContractError,
     check_adapter,
@@ -14,15 +17,12 @@ from ontogeny.testing import (
 
 Use = Callable[..., None]
 
-# The core goes on by its own count of steps, which Lightning does not know of.
-pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
-
 OBJECTIVES = {
     "drawsinprepare": "prepare makes other examples of the same rows the second time",
     "countsrows": "prepare makes other examples of the rows in two parts",
     "changesrows": "prepare changes the rows",
     "makesnothing": "prepare makes no example",
-    "unequalcolumns": "examples cannot be stored: example 1 lacks or adds column odd",
+    "unequalcolumns": "examples cannot be stored: example 3 lacks or adds column odd",
     "matrices": r"examples cannot be stored: column matrix is float64 of shape \(2, 2\)",
     "lists": "column input_ids of example 0 is list",
     "namedotherwise": "example 0 has no input_ids; its columns are tokens",
@@ -88,6 +88,8 @@ OPTIONS = {
     "inneruncommented": "Uncommented.size has no comment",
     "untyped": "Untyped.size has no type, so it is no option; write `size: int = 1`",
     "forgetful": "options are .* after pickling",
+    "anything": "Anything.size takes anything: its type is typing.Any; name a type",
+    "binary": "options cannot be part of the stage's key",
     "local": "options cannot be pickled",
     "generated": "the source of Generated cannot be read",
     "missing": "cannot import nowhere:Adapter",
@@ -95,7 +97,7 @@ OPTIONS = {
     "foreign": "working:NextToken is no Adapter",
     "extra": r"TakesTwo\(options\) fails: .*missing 1 required positional argument",
     "abstract": r"Unfinished\(options\) fails: Can't instantiate abstract class",
-    "othertwin": "shares its options",
+    "othertwin": "shares its options, Fresh, with adapter twin",
     "nosuch": "no adapter 'nosuch'",
 }
 
@@ -134,3 +136,18 @@ def test_a_broken_evaluator_is_told_which_promise(name: str, words: str, use: Us
 def test_broken_options_are_told_which_promise(name: str, words: str, use: Use) -> None:
     use("broken_options")
     catches(check_adapter, name, words)
+
+
+def test_options_that_lose_their_types_on_the_way_are_caught(
+    use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = configuration.open_node
+
+    def untyped(schema: type) -> DictConfig:
+        foreign = not schema.__module__.startswith("ontogeny")
+        return OmegaConf.create(asdict(schema())) if foreign else typed(schema)
+
+    use("working")
+    monkeypatch.setattr(configuration, "open_node", untyped)
+    catches(check_objective, "nexttoken", "objective.steps=.* is accepted, though .* is a number")
+    catches(check_adapter, "lastlayer", "adapter=lastlayer composes dict, no LastLayerOptions")

@@ -332,6 +332,13 @@ def test_a_plain_output_layer_is_recognised(make: Callable[[], nn.Module]) -> No
     assert layer.linear[1] is model.get_output_embeddings().bias
 
 
+def test_labels_may_be_of_32_bits() -> None:
+    model = llama()
+    inputs, labels_BT = batch(model)
+    loss = vocabulary_loss(model, inputs, labels_BT)
+    assert vocabulary_loss(model, inputs, labels_BT.int()) == loss
+
+
 def test_an_untied_model_gets_its_gradients() -> None:
     check_model(llama(tied=False))
 
@@ -357,6 +364,26 @@ def test_whatever_a_model_does_to_its_logits_is_done_to_a_chunk() -> None:
     hidden_ND, _, layer = label_states(model, inputs, labels_BT)
     expected = model(**inputs).logits[labels_BT != -100]
     close(layer(hidden_ND), expected)
+
+
+class Capped(transformers.LlamaForCausalLM):
+    def forward(self, **inputs: Any) -> Any:
+        outputs = super().forward(**inputs)
+        outputs.logits = outputs.logits.float().tanh()
+        return outputs
+
+
+def test_a_change_of_type_before_a_soft_cap_is_kept() -> None:
+    model = llama(Capped)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden_ND, _, layer = label_states(model, *batch(model))
+        assert layer(hidden_ND).dtype == torch.float32
+
+
+def test_a_change_of_type_alone_leaves_a_plain_layer() -> None:
+    model = llama()
+    model.lm_head.forward = lambda hidden: F.linear(hidden.float(), model.lm_head.weight).float()
+    assert label_states(model, *batch(model))[2].linear == (model.lm_head.weight, None)
 
 
 def test_hooks_on_the_output_layer_are_called() -> None:

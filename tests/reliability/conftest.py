@@ -11,11 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ontogeny.lifecycle import RunResult
 
 TINY = (
     "model.config.hidden_size=32",
@@ -66,6 +70,10 @@ class Process:
     def send(self, number: int) -> None:
         self.popen.send_signal(number)
 
+    def send_to_all(self, number: int) -> None:
+        """Signal the whole process group, as a terminal does."""
+        os.killpg(self.popen.pid, number)
+
     def kill(self) -> None:
         """End it with SIGKILL, together with every process that it started."""
         os.killpg(self.popen.pid, signal.SIGKILL)
@@ -96,7 +104,10 @@ class Place:
 
     def start_as_is(self, *arguments: str, **environment: str) -> Process:
         """Start `ontogeny` with these arguments only."""
-        command = [sys.executable, "-m", "ontogeny", *arguments]
+        return self.start_command(sys.executable, "-m", "ontogeny", *arguments, **environment)
+
+    def start_command(self, *command: str, **environment: str) -> Process:
+        """Start any command in this place."""
         own = {"ONTOGENY_HOME": str(self.store), "OMP_WAIT_POLICY": "PASSIVE"}
         return Process(command, self.folder, {**own, **environment})
 
@@ -160,6 +171,31 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Return the overrides of a model of which a step takes some milliseconds."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def train(
+    text: Path, tiny: Sequence[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., RunResult]]:
+    """Yield a function that runs in the store of a name, in this process, without evaluators."""
+    from ontogeny.api import compose, run
+
+    places = tmp_path_factory.mktemp("train")
+
+    def train(store: str, *overrides: str) -> RunResult:
+        patch.setenv("ONTOGENY_HOME", str(places / store))
+        config = compose([*tiny, f"data.path={text}", "evaluator=[]", *overrides])
+        return run(config, places / f"{store}-run")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "plugin")
+        yield train
+
+
+@pytest.fixture(scope="session")
 def new_place(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Callable[[], Place]:
     """Return a function that makes an empty place to run in."""
     return lambda: Place(tmp_path_factory.mktemp("place"), text)
@@ -173,11 +209,21 @@ def both() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(new_place: Callable[[], Place]) -> Place:
+def unbroken_story(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Future[Place]:
+    """Return the run of `trainer.max_steps=40` that goes through at once, beside the test."""
+
+    def tell() -> Place:
+        place = new_place()
+        place.succeed("trainer.max_steps=40")
+        return place
+
+    return both.submit(tell)
+
+
+@pytest.fixture(scope="session")
+def unbroken(unbroken_story: Future[Place]) -> Place:
     """Return where `trainer.max_steps=40` went through at once."""
-    place = new_place()
-    place.succeed("trainer.max_steps=40")
-    return place
+    return unbroken_story.result()
 
 
 @pytest.fixture(scope="session")

@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from tests.reliability.conftest import Ended, Place
 
 # 2.2 million weights: saving a training state takes about as long as a step.
-LARGER = (
+LARGE = (
     "model.config.hidden_size=256",
     "model.config.num_hidden_layers=2",
     "model.config.intermediate_size=1024",
-    "trainer.max_steps=8",
     "trainer.save_every_steps=1",
 )
+LARGER = (*LARGE, "trainer.max_steps=5")
+LONGER = (*LARGE, "trainer.max_steps=60")  # about nine seconds of training
 CHAINS = {
     "before and in the training": (
         "examples/*.tmp-*/input_ids.bin",
         "work/*/training_states/*1.tmp-*/state.pt",
-        "work/*/training_states/*4.tmp-*/state.pt",
+        "work/*/training_states/*3.tmp-*/state.pt",
     ),
     "after the training": (
         "work/*/checkpoint.tmp-*/model.safetensors",
@@ -59,7 +60,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def unbroken_story(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Future[Place]:
+def larger_story(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Future[Place]:
     """Return the run that goes through at once; it goes on beside those that are killed."""
 
     def tell() -> Place:
@@ -72,10 +73,10 @@ def unbroken_story(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> 
 
 @pytest.fixture(scope="module")
 def stories(
-    unbroken_story: Future[Place], new_place: Callable[[], Place], both: ThreadPoolExecutor
+    larger_story: Future[Place], new_place: Callable[[], Place], both: ThreadPoolExecutor
 ) -> dict[str, Future[Story]]:
     """Kill one run at every moment of a chain, then let it end."""
-    del unbroken_story  # only asked for so that it begins before these
+    del larger_story  # only asked for so that it begins before these
     temporary = {"TMPDIR": str(MEMORY)} if MEMORY.is_dir() else {}
 
     def tell(chain: Sequence[str]) -> Story:
@@ -92,8 +93,8 @@ def stories(
 
 
 @pytest.fixture(scope="module")
-def whole(unbroken_story: Future[Place]) -> Place:
-    return unbroken_story.result()
+def whole(larger_story: Future[Place]) -> Place:
+    return larger_story.result()
 
 
 @pytest.fixture(scope="module", params=CHAINS)
@@ -106,7 +107,7 @@ def test_the_weights_are_those_of_an_unbroken_run(killed: Story, whole: Place) -
 
 
 def test_the_log_has_every_step_once_with_the_same_loss(killed: Story, whole: Place) -> None:
-    assert [step for step, _ in killed.place.losses] == list(range(8))
+    assert [step for step, _ in killed.place.losses] == list(range(5))
     assert killed.place.losses == whole.losses
 
 
@@ -125,22 +126,29 @@ def test_a_training_is_not_repeated_when_its_end_was_killed(
 ) -> None:
     ended = stories["after the training"].result().ended
     assert ended is not None
-    assert "going on from step 8" in ended.out
+    assert "going on from step 5" in ended.out
+
+
+@pytest.fixture(scope="module")
+def longer(new_place: Callable[[], Place]) -> Place:
+    place = new_place()
+    place.succeed(*LONGER)
+    return place
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_at_random_moments_change_nothing(
-    seed: int, whole: Place, new_place: Callable[[], Place]
+    seed: int, longer: Place, new_place: Callable[[], Place]
 ) -> None:
     moments = random.Random(seed)
     story = Story(new_place())
     for _ in range(8):
-        process = story.place.start(*LARGER, TMPDIR=str(MEMORY))
-        time.sleep(moments.uniform(2, 9))
+        process = story.place.start(*LONGER, TMPDIR=str(MEMORY))
+        time.sleep(moments.uniform(2, 8))
         process.kill()
         story.note()
-    story.place.succeed(*LARGER)
-    assert story.place.weights == whole.weights
-    assert story.place.losses == whole.losses
+    story.place.succeed(*LONGER)
+    assert story.place.weights == longer.weights
+    assert story.place.losses == longer.losses
     assert (story.damaged, story.place.unfinished) == ([], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -199,12 +200,15 @@ class _ColumnWriter:
             block = np.concatenate(self.blocks)
             if self.dtype == np.int32 and not _fits_int32(block):
                 self._widen()
-            block.astype(self.dtype).tofile(self.file)
+            # Not tofile, which np.save uses too: it hides that the disk is full.
+            self.file.write(block.astype(self.dtype).data)
         self.blocks, self.lengths = [], []
 
     def finish(self, tokens: _ColumnWriter | None) -> dict[str, object]:
         """Write the offsets and return what the index says about this column."""
-        np.save(self.folder / f"{self.name}.offsets.npy", np.concatenate(self.offsets))
+        offsets = io.BytesIO()
+        np.save(offsets, np.concatenate(self.offsets))
+        (self.folder / f"{self.name}.offsets.npy").write_bytes(offsets.getbuffer())
         per_token = not self.is_scalar and tokens is not None and self._is_as_long_as(tokens)
         return {"dtype": self.dtype.name, "scalar": self.is_scalar, "per_token": per_token}
 
@@ -219,7 +223,7 @@ class _ColumnWriter:
         old = self.path.rename(self.folder / f"{self.name}.int32")
         with old.open("rb") as narrow, self.path.open("wb") as wide:
             while (block := np.fromfile(narrow, np.int32, BUFFERED_VALUES)).size:
-                block.astype(self.dtype).tofile(wide)
+                wide.write(block.astype(self.dtype).data)
         old.unlink()
         self.file = self.path.open("ab")
 

@@ -37,7 +37,7 @@ def sources_of(data: Data) -> dict[str, Source]:
     """Return the sources by name: `data.sources`, or `data.path` as one called `data`."""
     if data.sources:
         return dict(data.sources)
-    path = data.path or data.example
+    path = data.example if data.path is None else data.path  # an empty path is no wish for it
     if path is None:
         msg = "no data: set data.path (file, glob, folder, Hub name) or data.sources.<name>.path"
         raise ConfigError(msg)

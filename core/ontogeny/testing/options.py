@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import isroutine
 from types import NoneType
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -42,7 +42,11 @@ def _check_fields(who: str, schema: type) -> None:
         broken = f"{schema.__name__}.{name} has no type, so it is no option"
         mend = f"write `{name}: {type(value).__name__} = {value!r}`"
         require(ignored or name in typed, who, broken, mend)
+    hints = get_type_hints(schema)
     for item in fields(schema):
+        broken = f"{schema.__name__}.{item.name} takes anything: its type is {hints[item.name]}"
+        refuses = hints[item.name] not in {Any, object}
+        require(refuses, who, broken, "name a type, such as `int | str`, that wrong values break")
         has_default = item.default is not MISSING or item.default_factory is not MISSING
         broken = f"{schema.__name__}.{item.name} has no default"
         require(has_default, who, broken, "give it one, or omegaconf.MISSING where there is none")

@@ -6,17 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from ontogeny import hookspecs
 from ontogeny._hydra import compose_config
-from ontogeny.component import KINDS, LIST_KINDS, Kind
-from ontogeny.configuration import typed
+from ontogeny.component import GROUPS, KINDS, LIST_KINDS, Kind
+from ontogeny.configuration import SCHEMAS, typed
 from ontogeny.errors import ConfigError, OntogenyError
-from ontogeny.plugins import HOOKS, Plugin, registry
+from ontogeny.plugins import HOOKS, Plugin, registry, yaml_options
 from ontogeny.spelling import suggestion
 from ontogeny.testing.adapter import check_adapter
 from ontogeny.testing.contract import ContractError, require
@@ -26,8 +25,7 @@ from ontogeny.testing.objective import check_objective
 from ontogeny.testing.trial import trial
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from importlib.resources.abc import Traversable
+    from collections.abc import Callable, Collection
 
 # Seconds to import: whoever asks for help must not wait for them.
 HEAVY = (
@@ -40,6 +38,12 @@ HEAVY = (
     "transformers",
     "trl",
 )
+CHECKS: dict[Kind, Callable[..., None]] = {
+    "objective": check_objective,
+    "head": check_head,
+    "adapter": check_adapter,
+    "evaluator": check_evaluator,
+}
 LISTS = {*LIST_KINDS, "callbacks", "logger"}  # groups of which several options are chosen
 LISTINGS = [*HOOKS.values(), "ontogeny_config_paths"]  # hooks that are called at start-up
 START = """
@@ -74,17 +78,11 @@ def check_plugin(name: str, *, stage: str = "pretraining", skip: Collection[str]
 
 
 def _check_component(kind: Kind, name: str, stage: str) -> None:
-    checks = {
-        "objective": check_objective,
-        "head": check_head,
-        "adapter": check_adapter,
-        "evaluator": check_evaluator,
-    }
-    if kind in checks:
-        checks[kind](name, stage=stage)
+    if kind in CHECKS:
+        CHECKS[kind](name, stage=stage)
         return
     with trial(kind, name, stage):
-        pass  # what all components promise is all that a stage does
+        pass  # what all components promise is all that can be said of a stage
 
 
 def _installed(name: str, who: str) -> Plugin:
@@ -130,42 +128,29 @@ def _check_weight(who: str, plugin: Plugin) -> None:
 
 
 def _check_folder(who: str, path: str) -> None:
-    """Find the YAML options of a config folder, and compose each."""
-    mend = "expected pkg://package.folder, a package with __init__.py and YAML in its wheel"
-    broken = f"the config folder {path} is not found"
-    try:
-        found = list(_options(files(path.removeprefix("pkg://").replace("/", ".")), ""))
-    except (ImportError, TypeError) as error:
-        raise ContractError(f"{who}: {broken}: {error}; {mend}") from error
-    require(path.startswith("pkg://"), who, broken, mend)
+    """Compose each of the YAML options in a config folder."""
+    found = [option for option in yaml_options(path) if option[0].split("/")[0] != "base"]
+    mend = "put YAML files into folders named after groups, such as objective/, and into the wheel"
     require(bool(found), who, f"the config folder {path} holds no option", mend)
-    for option in found:
-        _check_composes(who, option)
+    taken = [(group, name) for group, named in SCHEMAS.items() for name in named]
+    for kind, offered in registry().components.items():
+        taken += [(GROUPS[kind], name) for name in offered]
+    for group, name in found:
+        broken = f"{group}/{name}.yaml takes the name of a component"
+        require((group, name) not in taken, who, broken, "rename it: Hydra reads one of the two")
+        _check_composes(who, group, name)
 
 
-def _options(folder: Traversable, group: str) -> Iterator[str]:
-    """Yield `group/option` for every YAML file below the groups of a folder."""
-    for entry in folder.iterdir():
-        name = entry.name
-        if entry.is_dir() and name not in {"__pycache__", "base"}:  # base: parts of other files
-            yield from _options(entry, f"{group}{name}/")
-        elif name.endswith(".yaml") and group:
-            yield f"{group}{name.removesuffix('.yaml')}"
-
-
-def _check_composes(who: str, option: str) -> None:
-    group, _, choice = option.partition("/")
-    if group == "hydra":
-        group, _, choice = option.rpartition("/")
-    group = "stage_options@stage" if group == "stage_options" else group
-    override = f"{group}=[{choice}]" if group in LISTS else f"{group}={choice}"
+def _check_composes(who: str, group: str, name: str) -> None:
+    key, _, folder = ("", "", "") if group.startswith("hydra/") else group.partition("/")
+    choice = f"{folder}/{name}".lstrip("/")
+    key = {"": group, "stage_options": "stage_options@stage"}.get(key, key)
+    override = f"{key}=[{choice}]" if key in LISTS else f"{key}={choice}"
     try:
         _compose(override)
     except OntogenyError as error:
-        line = (
-            f"{who}: {option}.yaml does not compose: {error}; see `ontogeny --cfg job {override}`"
-        )
-        raise ContractError(line) from error
+        broken = f"{group}/{name}.yaml does not compose: {error}"
+        raise ContractError(f"{who}: {broken}; see `ontogeny --cfg job {override}`") from error
 
 
 def _compose(override: str) -> None:

@@ -68,6 +68,7 @@ def _run(made: Trial, file: Path, name: str, *, crash: bool = False, resume: str
     config = deepcopy(made.run)
     stage = next(iter(config.stages.values()))
     stage.evaluator, stage.resume = {}, resume
+    stage.preflight = stage.preflight and name == "whole"  # proved once
     stage.data.sources = {"data": Source(str(file))}
     stage.data.path, stage.data.batch_size = None, 2
     stage.trainer.max_steps, stage.trainer.max_epochs = STEPS, None

@@ -14,7 +14,8 @@ from ontogeny.adapter import Adapter, Bundle
 from ontogeny.api import compose
 from ontogeny.checkpoint import save_checkpoint
 from ontogeny.component import GROUPS, LIST_KINDS, Kind
-from ontogeny.configuration import RunConfig, StageConfig
+from ontogeny.configuration import RunConfig, StageConfig, stable
+from ontogeny.digest import digest_json
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.evaluator import Evaluator
 from ontogeny.head import Head
@@ -128,7 +129,7 @@ def _composed(
     options = options.get(leaf) if kind in LIST_KINDS else options
     _check_type(who, f"{kind}.{leaf}" if kind in LIST_KINDS else kind, schema, overrides)
     broken = f"{GROUPS[kind]}={name} composes {type(options).__name__}, no {schema.__name__}"
-    mend = "rename the YAML file that shadows it, or compose another stage"
+    mend = "choose it in the overrides, and a stage that has a place for it"
     require(isinstance(options, schema), who, broken, mend)
     other = registry().find(options)[1].component
     broken = f"it shares its options, {schema.__name__}, with {kind} {other.name}"
@@ -153,7 +154,7 @@ def _check_type(who: str, key: str, schema: type, overrides: Sequence[str]) -> N
     except ConfigError:
         return
     broken = f"{key}.{field}={WRONG} is accepted, though {schema.__name__}.{field} is a number"
-    require(False, who, broken, "rename the YAML file that shadows the component's name")
+    require(False, who, broken, "let nothing else be stored in Hydra's ConfigStore by its name")
 
 
 def _built(kind: Kind, registered: Registered, options: object, who: str) -> object:
@@ -171,9 +172,20 @@ def _built(kind: Kind, registered: Registered, options: object, who: str) -> obj
         line = f"{who}: {implementation.__name__}(options) fails: {error}"
         raise ContractError(line) from error
     _check_pickling(who, options, "options")
+    _check_key(who, options)
     if kind == "objective":
         _check_pickling(who, built, "worker processes get the objective, which")
     return built
+
+
+def _check_key(who: str, options: object) -> None:
+    """Check that options can be part of the stage's key, which is a digest of JSON."""
+    try:
+        digest_json(stable(options))
+    except (TypeError, ValueError) as error:
+        mend = "use numbers, text, true and false, lists and dictionaries"
+        line = f"{who}: options cannot be part of the stage's key: {error}; {mend}"
+        raise ContractError(line) from error
 
 
 def _check_pickling(who: str, value: object, what: str) -> None:

@@ -17,6 +17,9 @@ class Perplexity:
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         require_positive("evaluator.perplexity.batch_size", self.batch_size)
+        require_positive("evaluator.perplexity.resamples", self.resamples)
+        if self.max_length is not None:
+            require_positive("evaluator.perplexity.max_length", self.max_length)
 
 
 @hookimpl

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ontogeny.attention import model_inputs
 from ontogeny.data.collation import collate_tokens
-from ontogeny.errors import DataError
+from ontogeny.errors import ConfigError, DataError
 from ontogeny.evaluator import EvaluationData, Evaluator, Metric, Metrics
+from ontogeny.models import longest_context
 from ontogeny.objective import IGNORED
 from ontogeny.vocabulary_loss import label_log_probs
 
@@ -47,17 +48,29 @@ class PerplexityEvaluator(Evaluator):
     def __init__(self, config: Perplexity) -> None:
         self.config = config
 
+    def check(self, bundle: Bundle, data: EvaluationData) -> None:
+        """Raise DataError without rows, ConfigError for windows longer than the model's context."""
+        if not any(data.rows.values()):
+            msg = (
+                "no held-out rows to evaluate on: set data.validation.path or "
+                "data.validation.share, or evaluate nothing: 'evaluator=[]'"
+            )
+            raise DataError(msg)
+        length, longest = self.config.max_length, longest_context(bundle.model)
+        if length is not None and longest is not None and length > longest:
+            msg = (
+                f"evaluator.perplexity.max_length is {length}, longer than the context of the "
+                f"model: {longest} (max_position_embeddings)"
+            )
+            raise ConfigError(msg)
+
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Return the metrics over all sources; of each source too, when there are several."""
+        self.check(bundle, data)
         length = self.config.max_length or data.options.max_length
         measured = {
             name: self._measure(bundle, rows, length) for name, rows in data.rows.items() if rows
         }
-        if not measured:
-            msg = (
-                "no held-out rows to evaluate on: set data.validation.path or data.validation.share"
-            )
-            raise DataError(msg)
         metrics = self._metrics(list(measured.values()))
         if len(measured) > 1:
             for name, documents in measured.items():

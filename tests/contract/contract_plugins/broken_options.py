@@ -4,11 +4,11 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
-from working import Built, LastLayer, NextToken
-
 from ontogeny import Component, hookimpl
 
-ADAPTER = "working:LastLayer"
+from .working import LastLayer
+
+ADAPTER = "contract_plugins.working:LastLayer"
 
 
 class TakesTwo(LastLayer):
@@ -102,6 +102,20 @@ class Forgetful:
         return {"names": []}
 
 
+@dataclass
+class Anything:
+    """A field that no value breaks."""
+
+    size: Any = 1  # of it
+
+
+@dataclass
+class Binary:
+    """Has no place in JSON."""
+
+    data: bytes = b""  # of it
+
+
 def local() -> type:
     @dataclass
     class Local:
@@ -118,13 +132,16 @@ OFFERED: dict[str, tuple[type, str]] = {
     "untyped": (Untyped, ADAPTER),
     "forgetful": (Forgetful, ADAPTER),
     "local": (local(), ADAPTER),
+    "anything": (Anything, ADAPTER),
+    "required": (Required, ADAPTER),
+    "binary": (Binary, ADAPTER),
     "generated": (GENERATED, ADAPTER),
     "missing": (Missing, "nowhere:Adapter"),
-    "function": (Function, "broken_options:local"),
-    "foreign": (Foreign, "working:NextToken"),
-    "extra": (Extra, "broken_options:TakesTwo"),
-    "abstract": (Abstract, "broken_options:Unfinished"),
-    "twin": (Fresh, "broken_options:Unfinished"),
+    "function": (Function, "contract_plugins.broken_options:local"),
+    "foreign": (Foreign, "contract_plugins.working:NextToken"),
+    "extra": (Extra, "contract_plugins.broken_options:TakesTwo"),
+    "abstract": (Abstract, "contract_plugins.broken_options:Unfinished"),
+    "twin": (Fresh, "contract_plugins.broken_options:Unfinished"),
     "othertwin": (Fresh, ADAPTER),
 }
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Adapters that break one promise each."""
 
 from pathlib import Path
@@ -6,18 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from working import LastLayer, components
 
 from ontogeny import Component, hookimpl
 from ontogeny.adapter import Bundle
 from ontogeny.head import Head
 from ontogeny.options import Model
 
+from .working import LastLayer, components
+
 
 class Moves(LastLayer):
     def apply(self, bundle: Bundle) -> Bundle:
         with torch.no_grad():
-            bundle.model.get_input_embeddings().weight.mul_(1.001)  # type: ignore[operator, union-attr]
+            bundle.model.get_input_embeddings().weight.mul_(1.001)  # type: ignore[operator]
         return bundle
 
 

@@ -1,16 +1,16 @@
+# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Components that keep every promise; those in the files beside it break one each."""
 
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
-from enum import Enum
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ontogeny import Component, hookimpl
 from ontogeny.adapter import Adapter, Bundle
@@ -101,10 +101,6 @@ class WordCount(Built, Evaluator):
         return {"words": Metric(float(np.mean(counts)), "words/row", min(counts), max(counts))}
 
 
-class Colour(Enum):
-    red = 1
-
-
 @dataclass
 class Shared:
     """Options that several have."""
@@ -119,7 +115,7 @@ class NextTokenOptions(Shared):
     # a comment above a field
     scale: float = 1.0
     names: list[str] = field(default_factory=list)  # words
-    colour: Colour = Colour.red  # what it looks like
+    pairs: dict[str, float] = field(default_factory=dict)  # numbers by name
     inner: Shared = field(default_factory=Shared)
 
 
@@ -146,7 +142,7 @@ def components(module: dict[str, Any], *classes: type) -> list[Component]:
 
 @hookimpl
 def ontogeny_objectives() -> list[Component]:
-    own = Component("nexttoken", NextTokenOptions, "working:NextToken")
+    own = Component("nexttoken", NextTokenOptions, "contract_plugins.working:NextToken")
     return [own, *components(globals(), SomeTokens, OwnTokens)]
 
 
@@ -157,4 +153,4 @@ def ontogeny_adapters() -> list[Component]:
 
 @hookimpl
 def ontogeny_evaluators() -> list[Component]:
-    return [Component("wordcount", WordCountOptions, "working:WordCount")]
+    return [Component("wordcount", WordCountOptions, "contract_plugins.working:WordCount")]

@@ -1,4 +1,4 @@
-"""A run that is told to stop saves, says so in one line, and goes on with the same command."""
+"""A run that a signal or its time limit stops saves and goes on with the same command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 RUN = ("trainer.max_steps=40", "trainer.save_every_steps=1")  # the run of `unbroken`
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 138}
 IN_TURN = {"SIGTERM": 5, "SIGINT": 20}  # the step at which the story below is stopped
+LIMITED = ("trainer.max_time=2s", "trainer.max_steps=100000", "preflight=off")
 
 
 @dataclass
 class Stopped:
-    """What one signal did."""
+    """What was there after a run was stopped."""
 
+    place: Place
     ended: Ended
     status: dict[str, object]
     states: list[str]
@@ -61,7 +64,21 @@ def twice(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Future[St
 
 
 @pytest.fixture(scope="module")
-def stopped(story: Future[Story], twice: Future[Stopped]) -> dict[str, Stopped]:
+def limited(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Future[list[Stopped]]:
+    """Run the same command twice with little time."""
+
+    def tell() -> list[Stopped]:
+        place = new_place()
+        return [note(place, place.succeed(*LIMITED)) for _ in range(2)]
+
+    return both.submit(tell)
+
+
+@pytest.fixture(scope="module")
+def stopped(
+    story: Future[Story], twice: Future[Stopped], limited: Future[list[Stopped]]
+) -> dict[str, Stopped]:
+    del limited  # only asked for so that it goes on beside these
     return {**story.result().stopped, "SIGUSR1": twice.result()}
 
 
@@ -71,8 +88,12 @@ def stop(place: Place, step: int, name: str, *, times: int = 1) -> Stopped:
     for _ in range(times):
         process.send(signal.Signals[name])
         time.sleep(0.01)
-    ended = process.end()
-    return Stopped(ended, place.status, [state.name for state in place.states], len(place.losses))
+    return note(place, process.end())
+
+
+def note(place: Place, ended: Ended) -> Stopped:
+    states = [state.name for state in place.states]
+    return Stopped(place, ended, place.status, states, len(place.losses))
 
 
 def flip_a_byte(file: Path) -> None:
@@ -138,3 +159,39 @@ def test_a_signal_before_the_training_tears_nothing(
     process.send(signal.SIGTERM)
     assert process.end().code in {143, -signal.SIGTERM}
     assert place.unfinished == []
+
+def test_a_run_stops_when_its_time_is_up(limited: Future[list[Stopped]]) -> None:
+    first, second = limited.result()
+    assert (first.ended.code, first.ended.err) == (0, "")
+    line = f"time is up after {first.logged} steps; the same command goes on"
+    assert line in first.ended.out
+    assert second.status["state"] == "unfinished"
+    assert second.status["stages"] == {"pretraining": "unfinished"}
+    assert list(second.place.store.glob("stages/*")) == []
+
+
+def test_the_time_counts_anew_in_every_process(limited: Future[list[Stopped]]) -> None:
+    first, second = limited.result()
+    assert f"going on from step {first.logged}\n" in second.ended.out
+    assert second.logged - first.logged > first.logged / 4 > 1
+
+
+def test_a_checkpoint_that_opens_is_left_when_the_time_is_up(
+    limited: Future[list[Stopped]],
+) -> None:
+    run = limited.result()[-1].place.run_folders[-1]
+    model = AutoModelForCausalLM.from_pretrained(run / "stages" / "pretraining" / "checkpoint")
+    assert model.config.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_worker_processes_too_is_one_to_the_run(
+    new_place: Callable[[], Place],
+) -> None:
+    place = new_place()
+    process = place.start("trainer.max_steps=4000", "trainer.save_every_steps=1", "data.workers=2")
+    process.wait_for(place.store, "work/*/training_states/step-00000005")
+    process.send_to_all(signal.SIGINT)
+    ended = process.end()
+    assert (ended.code, ended.err.count("\n")) == (130, 1), ended
+    assert place.states[-1].name == f"step-{len(place.losses):08}"

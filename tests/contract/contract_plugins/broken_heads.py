@@ -1,15 +1,18 @@
 """Heads that break one promise each."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from working import Built, components
 
 from ontogeny import Component, hookimpl
 from ontogeny.head import Head
 from ontogeny.models import architecture, load_pretrained, random_weights
 from ontogeny.options import Model
+
+from .working import Built, components
 
 Tokenizer = PreTrainedTokenizerBase
 
@@ -23,17 +26,23 @@ class Working(Built, Head):
 
 class HalfPrecision(Working):
     def load(self, model: Model, tokenizer: Tokenizer) -> PreTrainedModel:
-        return super().load(model, tokenizer).to(torch.bfloat16)  # type: ignore[arg-type]
+        loaded = super().load(model, tokenizer)
+        nn.Module.to(loaded, torch.bfloat16)
+        return loaded
 
 
 class EvalMode(Working):
     def load(self, model: Model, tokenizer: Tokenizer) -> PreTrainedModel:
-        return super().load(model, tokenizer).eval()
+        loaded = super().load(model, tokenizer)
+        loaded.eval()
+        return loaded
 
 
 class LoadsInEvalMode(Working):
     def load(self, model: Model, tokenizer: Tokenizer) -> PreTrainedModel:
-        return super().load(model, tokenizer).train(model.source is None)
+        loaded = super().load(model, tokenizer)
+        loaded.train(model.source is None)
+        return loaded
 
 
 class Unseeded(Working):
@@ -49,7 +58,7 @@ class SavesPickles(Working):
 
 class SavesTheBody(Working):
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        model.base_model.save_pretrained(folder)
+        cast("PreTrainedModel", model.base_model).save_pretrained(folder)
 
 
 @hookimpl

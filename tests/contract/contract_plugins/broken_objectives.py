@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Objectives that break one promise each."""
 
 import copy
@@ -8,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
-from working import NextToken, OwnTokens, SomeTokens, components
 
 from ontogeny import Component, hookimpl
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import ConfigError
-from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Row
+from ontogeny.objective import IGNORED, Batch, Example, Loss, Row
+
+from .working import NextToken, OwnTokens, SomeTokens, components
 
 Tokenizer = PreTrainedTokenizerBase
 
@@ -35,7 +37,7 @@ class CountsRows(NextToken):
 class ChangesRows(NextToken):
     def prepare(self, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterable[Example]:
         for row in rows:
-            dict.update(row, text=f"{row['text']}.")  # type: ignore[arg-type]
+            dict.update(row, text=f"{row['text']}.")
         return super().prepare(rows, tokenizer)
 
 

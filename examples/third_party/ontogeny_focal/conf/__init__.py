@@ -1,0 +1,1 @@
+"""Named variants of `objective=focal`, reached as pkg://ontogeny_focal.conf."""

@@ -1,0 +1,186 @@
+"""Isolation masks against masks by hand, and packed logits against those of documents alone."""
+# B rows, T tokens
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from ontogeny.attention import is_causal, isolation_mask, model_inputs
+from ontogeny.data.collation import collate_tokens, pad_row
+from ontogeny.data.packing import pack
+from ontogeny.errors import ConfigError
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+WINDOW = 3
+LENGTHS = (5, 1, 7)  # the last is longer than two windows
+MASKED_LM = {"bert"}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "gpt2": GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=32),
+    "qwen3": Qwen3Config(**SIZES),
+    "bert_decoder": BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        is_decoder=True,
+    ),
+    "bert": BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    ),
+    "mistral": MistralConfig(**SIZES, sliding_window=WINDOW),
+    "gemma3": Gemma3TextConfig(
+        **SIZES,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=16,
+    ),
+}
+every_model = pytest.mark.parametrize("name", CONFIGS)
+every_kernel = pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+
+
+def build(name: str, kernel: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    auto = AutoModelForMaskedLM if name in MASKED_LM else AutoModelForCausalLM
+    model = auto.from_config(CONFIGS[name], attn_implementation=kernel)
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def document_ids() -> Tensor:
+    numbers = [number for number, length in enumerate(LENGTHS) for _ in range(length)]
+    return torch.tensor([numbers, [0] * len(numbers)])
+
+
+def by_hand(ids_BT: Tensor, *, causal: bool, window: int | None) -> Tensor:
+    """Say for every row who looks at whom, one pair after the other: [B, T, T]."""
+    rows, length = ids_BT.shape
+    seen_BTT = torch.zeros(rows, length, length, dtype=torch.bool)
+    for row in range(rows):
+        for looks in range(length):
+            for at in range(length):
+                together = bool(ids_BT[row, looks] == ids_BT[row, at])
+                before = not causal or at <= looks
+                near = window is None or abs(looks - at) < window
+                seen_BTT[row, looks, at] = together and before and near
+    return seen_BTT
+
+
+def seen(mask: object) -> Tensor:
+    """Return a mask of either kernel as booleans, [B, T, T]."""
+    assert isinstance(mask, Tensor)
+    allowed = mask if mask.dtype == torch.bool else mask == 0
+    return allowed[:, 0]
+
+
+@every_kernel
+@every_model
+def test_the_mask_is_the_one_by_hand(name: str, kernel: str) -> None:
+    model, ids_BT = build(name, kernel), document_ids()
+    mask = isolation_mask(model, ids_BT)
+    causal = name not in MASKED_LM
+    if name == "gemma3":
+        assert isinstance(mask, dict)
+        full, sliding = mask["full_attention"], mask["sliding_attention"]
+        assert torch.equal(seen(full), by_hand(ids_BT, causal=True, window=None))
+        assert torch.equal(seen(sliding), by_hand(ids_BT, causal=True, window=WINDOW))
+        return
+    window = WINDOW if name == "mistral" else None
+    mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
+    assert torch.equal(seen(mask), by_hand(ids_BT, causal=causal, window=window))
+
+
+def documents() -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"input_ids": random.integers(1, 50, length).astype(np.int32)} for length in LENGTHS]
+
+
+@every_kernel
+@every_model
+def test_packed_documents_have_the_logits_that_they_have_alone(name: str, kernel: str) -> None:
+    model = build(name, kernel)
+    packed = collate_tokens([pad_row(pack(documents()), sum(LENGTHS) + 4)])
+    with torch.no_grad():
+        together = model(**model_inputs(model, packed)).logits[0]
+        for document, part in zip(
+            documents(), together.split([*LENGTHS, 4])[: len(LENGTHS)], strict=True
+        ):
+            alone = model(**model_inputs(model, collate_tokens([document]))).logits[0]
+            torch.testing.assert_close(part, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_padded_rows_have_the_logits_that_they_have_alone(name: str) -> None:
+    model = build(name, "sdpa")
+    batch = collate_tokens(documents())
+    with torch.no_grad():
+        together_BTV = model(**model_inputs(model, batch)).logits
+        for row, document in enumerate(documents()):
+            alone_TV = model(**model_inputs(model, collate_tokens([document]))).logits[0]
+            torch.testing.assert_close(
+                together_BTV[row, : len(alone_TV)], alone_TV, atol=1e-5, rtol=1e-5
+            )
+
+
+def test_a_plain_batch_is_passed_on_as_it_is() -> None:
+    batch = {
+        "input_ids": torch.ones(1, 3),
+        "labels": torch.ones(1, 3),
+        "token_type_ids": torch.ones(1, 3),
+        "rewards": torch.ones(1),
+    }
+    assert model_inputs(build("bert", "sdpa"), batch).keys() == {"input_ids", "token_type_ids"}
+
+
+@every_model
+def test_causal_models_are_known_by_their_layers(name: str) -> None:
+    assert is_causal(build(name, "sdpa")) is (name not in MASKED_LM)
+
+
+def test_a_module_without_attention_is_not_causal() -> None:
+    assert not is_causal(torch.nn.Linear(2, 2))
+
+
+def test_kernels_that_take_no_mask_are_refused_with_the_way_out() -> None:
+    model = build("llama", "sdpa")
+    model.config._attn_implementation = "flash_attention_2"
+    words = "model.attention is 'flash_attention_2', which takes no mask: set data.packing=false"
+    with pytest.raises(ConfigError, match=words):
+        isolation_mask(model, document_ids())
+
+
+def test_under_autocast_an_additive_mask_is_of_the_type_of_the_products() -> None:
+    model = build("llama", "eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mask = isolation_mask(model, document_ids())
+    assert isinstance(mask, Tensor)
+    assert mask.dtype == torch.bfloat16

@@ -1,0 +1,130 @@
+"""What Hydra says, in our words: one line, the key, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from ontogeny import ConfigError
+from ontogeny._hydra import compose_config, overrides_of, run_main
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose_config(overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_step=4", "no option trainer.max_step (did you mean 'trainer.max_steps'?)"),
+        ("data.pth=a", "no option data.pth (did you mean 'data.path'?)"),
+        ("objective.document_ends=1", "(did you mean 'objective.document_end'?)"),
+        ("evaluator.perplexity.batch=1", "(did you mean 'evaluator.perplexity.batch_size'?)"),
+        ("stge=pretraining", "no option stge (did you mean 'stage'?)"),
+        ("sede=1", "no option sede (did you mean 'seed'?)"),
+        ("trainer.Max_Steps=4", "(did you mean 'trainer.max_steps'?)"),
+        ("max_steps=4", "no option max_steps (did you mean 'trainer.max_steps'?)"),
+    ],
+)
+def test_a_misspelt_key_is_told_the_nearest(override: str, message: str) -> None:
+    assert message in refused(override)
+
+
+def test_the_options_beside_a_misspelt_one_are_listed() -> None:
+    known = "known: optimizer._target_, optimizer.lr, optimizer.betas, optimizer.eps"
+    assert known in refused("optimizer.zzzzz=1")
+
+
+def test_a_second_mistake_does_not_hide_the_advice() -> None:
+    assert "did you mean 'trainer.max_steps'" in refused("trainer.max_step=4", "data.pth=a")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr is 'abc'; expected a number"),
+        ("trainer.max_steps=two", "trainer.max_steps is 'two'; expected a whole number"),
+        ("trainer.max_steps=1.5", "trainer.max_steps is '1.5'; expected a whole number"),
+        ("data.packing=perhaps", "data.packing is 'perhaps'; expected true or false"),
+        ("stage.prompts=hello", "stage.prompts is no list; expected one, as 'stage.prompts=[a,b]'"),
+        ("evaluator.perplexity.resamples=x", "resamples is 'x'; expected a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_the_right_one(override: str, message: str) -> None:
+    assert refused(override).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=lama_tiny", "model=lama_tiny: no such option (did you mean 'llama_tiny'?); known: "),
+        ("objective=clmm", "objective=clmm: no such option (did you mean 'clm'?); known: "),
+        ("stage=pretrain", "stage=pretrain: no such option (did you mean 'pretraining'?)"),
+        ("evaluator=[perplexty]", "no such option (did you mean 'perplexity'?); known: perplexity"),
+        ("recipe=demos", "recipe=demos: no such option (did you mean 'demo'?)"),
+    ],
+)
+def test_an_option_that_is_not_there_is_told_the_nearest(override: str, message: str) -> None:
+    assert message in refused(override)
+
+
+def test_what_stands_under_a_group_only_for_other_files_is_not_advertised() -> None:
+    assert "base" not in refused("trainer=cpuu").partition("known: ")[2]
+
+
+def test_a_comma_without_a_sweep_is_explained() -> None:
+    assert refused("data.path=a,b") == (
+        "data.path=a,b holds a comma: -m sweeps over the values, 'data.path=[a,b]' is a list, "
+        "'data.path=\"a,b\"' is one text"
+    )
+
+
+@pytest.mark.parametrize("override", ["data.path=[a", "data.path=a=b", "data.path={a", "seed=(1"])
+def test_overrides_that_cannot_be_read_are_told_about_quotes(override: str) -> None:
+    message = refused(override)
+    assert message.startswith(f"cannot read '{override}': ")
+    assert message.endswith("quote values that hold commas, brackets, spaces or = signs: 'key=\"a,b\"'")
+
+
+def test_deleting_what_is_not_there_names_it() -> None:
+    assert "nothing_here" in refused("~nothing_here")
+
+
+def test_overrides_are_told_from_flags_and_their_values() -> None:
+    arguments = ["seed=1", "--cfg", "job", "-m", "--config-dir", "folder", "~logger", "a=b"]
+    assert overrides_of(arguments) == ["seed=1", "~logger", "a=b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--halp"], "unrecognized arguments: --halp; see ontogeny --help"),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["--config-dir"], "expected one argument"),
+    ],
+)
+def test_a_flag_that_hydra_lacks_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        overrides_of(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wished", [None, "0", "1"])
+def test_neither_the_environment_nor_the_arguments_of_the_process_change(
+    wished: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if wished is None:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    else:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", wished)
+    before = sys.argv[:]
+    run_main(lambda _: None, ["--cfg", "job", "-p", "trainer"])
+    assert "max_steps: null" in capsys.readouterr().out
+    assert os.environ.get("HYDRA_FULL_ERROR") == wished
+    assert sys.argv == before

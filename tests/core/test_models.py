@@ -1,0 +1,197 @@
+"""Models out of architectures and checkpoints; every architecture that ships along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from ontogeny import CheckpointError, ConfigError, compose
+from ontogeny.adapter import Bundle
+from ontogeny.attention import is_causal
+from ontogeny.head import Head
+from ontogeny.help import options_by_group
+from ontogeny.models import architecture, load_pretrained, longest_context, random_weights
+from ontogeny.objective import Objective
+from ontogeny.options import Model
+from ontogeny.plugins import registry
+from ontogeny.preflight import prove
+from ontogeny.seeding import seed_everything
+from ontogeny.testing import byte_tokenizer
+
+ARCHITECTURES = options_by_group()["model"]
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+def load(model: Model) -> LlamaForCausalLM:
+    seed_everything(0)
+    config = architecture(model, byte_tokenizer(), {})
+    built = random_weights(AutoModelForCausalLM, config)
+    assert isinstance(built, LlamaForCausalLM)
+    return built
+
+
+def test_all_four_families_come_in_tiny_and_small() -> None:
+    families = ("bert", "gpt2", "llama", "qwen")
+    assert [f"{family}_{size}" for family in families for size in ("small", "tiny")] == (
+        ARCHITECTURES
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_proves_itself(name: str, attention: str) -> None:
+    """It builds, packs with exact isolation, is causal, and its chunked loss is its own."""
+    config = compose([f"model={name}", f"model.attention={attention}"]).stages["pretraining"]
+    objective, head = registry().build(config.objective), registry().build(config.head)
+    assert isinstance(objective, Objective)
+    assert isinstance(head, Head)
+    tokenizer = byte_tokenizer()
+    rows = [{"text": "The quick brown fox jumps."}, {"text": "Over a lazy dog: ünd that's it!"}]
+    seed_everything(0)
+    bundle = Bundle(head.load(config.model, tokenizer), tokenizer, head)
+    proofs = {
+        proof.name: proof
+        for proof in prove(bundle, objective, list(objective.prepare(rows, tokenizer)), [])
+    }
+    assert proofs.keys() >= {
+        "tokenizer ids < embedding rows",
+        "every row has a label",
+        "padding changes no loss",
+        "packed documents are isolated",
+        "accumulation changes no gradient",
+        "no token sees the future",
+        "the chunked loss equals the model's logits",
+    }
+    assert all(proof.holds for proof in proofs.values()), proofs
+    assert is_causal(bundle.model)
+    assert longest_context(bundle.model) == (1024 if name in LONGER else 512)
+
+
+LONGER = ("gpt2_small", "llama_small", "qwen_small")
+
+
+def test_the_vocabulary_and_special_ids_are_the_tokenizers() -> None:
+    tokenizer = byte_tokenizer()
+    config = architecture(Model(config=TINY), tokenizer, {})
+    assert config.vocab_size == len(tokenizer)
+    assert config.bos_token_id == tokenizer.bos_token_id
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_a_vocabulary_that_was_set_is_kept() -> None:
+    config = architecture(Model(config={**TINY, "vocab_size": 300}), byte_tokenizer(), {})
+    assert config.vocab_size == 300
+
+
+def test_names_of_the_family_are_taken_for_the_common_ones() -> None:
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "num_hidden_layers": 3}
+    config = architecture(Model(config=gpt2), byte_tokenizer(), {})
+    assert (config.hidden_size, config.n_layer) == (16, 3)
+
+
+def test_changes_reach_only_families_that_know_them() -> None:
+    bert = architecture(Model(config={"model_type": "bert"}), byte_tokenizer(), {"is_decoder": True})
+    assert bert.is_decoder
+    llama = architecture(Model(config=TINY), byte_tokenizer(), {"no_such_thing": True})
+    assert not hasattr(llama, "no_such_thing")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "no model: choose an architecture, such as model=llama_tiny, or set model.source"),
+        ({"model_type": "lama"}, r"model.config.model_type is 'lama', .*\(did you mean 'llama'\?\)"),
+        ({**TINY, "hiden_size": 3}, r"model.config.hiden_size is no option of llama \(did you mean"),
+        ({**TINY, "hidden_size": "a"}, "model.config does not fit a llama model: .*hidden_size"),
+        ({**TINY, "num_attention_heads": 5}, "model.config does not fit a llama model: .*multiple"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_one_line(config: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        architecture(Model(config=config), byte_tokenizer(), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_attention_that_is_not_installed_is_one_line_with_its_key() -> None:
+    config = architecture(Model(config=TINY, attention="sdpaa"), byte_tokenizer(), {})
+    with pytest.raises(ConfigError, match="model.attention=sdpaa") as caught:
+        random_weights(AutoModelForCausalLM, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    first, second = load(Model(config=TINY)), load(Model(config=TINY))
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_random_weights_are_float32_and_in_train_mode() -> None:
+    model = load(Model(config=TINY, attention="eager"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.training
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_checkpoint_in_bfloat16_is_trained_in_float32(tmp_path: Path) -> None:
+    model = load(Model(config=TINY)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    loaded = load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert loaded.training
+    torch.testing.assert_close(
+        loaded.get_input_embeddings().weight, model.get_input_embeddings().weight.float()
+    )
+
+
+def test_a_checkpoint_is_opened_with_the_attention_that_was_chosen(tmp_path: Path) -> None:
+    load(Model(config=TINY)).save_pretrained(tmp_path)
+    model = Model(source=str(tmp_path), attention="eager")
+    assert load_pretrained(AutoModelForCausalLM, model, {}).config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_checkpoint_is_one_line_with_its_key(damage: str, tmp_path: Path) -> None:
+    load(Model(config=TINY)).save_pretrained(tmp_path)
+    (tmp_path / damage).write_text("{torn")
+    with pytest.raises(CheckpointError, match=r"model.source is .*, which cannot be opened") as found:
+        load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
+    assert "\n" not in str(found.value)
+
+
+def test_a_checkpoint_of_a_family_that_the_head_lacks_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(CheckpointError, match="which cannot be opened") as caught:
+        load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_the_config_are_an_error(tmp_path: Path) -> None:
+    load(Model(config=TINY)).save_pretrained(tmp_path)
+    LlamaConfig(**{**TINY, "hidden_size": 64, "vocab_size": 259}).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="which cannot be opened"):
+        load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
+
+
+def test_weights_that_are_missing_are_an_error_and_not_random(tmp_path: Path) -> None:
+    load(Model(config=TINY)).save_pretrained(tmp_path)
+    LlamaConfig(**{**TINY, "num_hidden_layers": 2, "vocab_size": 259}).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"lacks .*model\.layers\.1"):
+        load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
+
+
+def test_a_model_without_a_limit_has_no_longest_context() -> None:
+    model = load(Model(config=TINY))
+    assert longest_context(model) == 2048
+    bloom = {"model_type": "bloom", "hidden_size": 16, "n_layer": 1, "n_head": 2}  # ALiBi
+    config = architecture(Model(config=bloom, attention="eager"), byte_tokenizer(), {})
+    assert longest_context(random_weights(AutoModelForCausalLM, config)) is None

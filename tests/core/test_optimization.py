@@ -1,0 +1,129 @@
+"""Parameter groups, and an optimiser and a schedule out of their options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ontogeny.errors import ConfigError
+from ontogeny.optimization import optimizer_factory, parameter_groups
+from ontogeny.options import SGD, AdamW, Schedule
+from ontogeny.schedule import factor
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+
+
+def names_of(model: nn.Module, group: dict[str, object]) -> set[str]:
+    chosen = {id(parameter) for parameter in group["params"]}  # type: ignore[attr-defined]
+    return {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
+
+
+def test_matrices_are_decayed_and_vectors_are_not(model: nn.Module) -> None:
+    matrices, vectors = parameter_groups(model, 0.1)
+    assert names_of(model, matrices) == {"0.weight", "2.weight"}
+    assert matrices["weight_decay"] == 0.1
+    assert names_of(model, vectors) == {"1.weight", "1.bias", "2.bias"}
+    assert vectors["weight_decay"] == 0.0
+
+
+def test_tied_weights_stand_in_one_group_once() -> None:
+    tied = nn.ModuleDict({"embed": nn.Embedding(5, 4), "out": nn.Linear(4, 5, bias=False)})
+    tied["out"].weight = tied["embed"].weight
+    (group,) = parameter_groups(tied, 0.1)
+    assert len(group["params"]) == 1  # type: ignore[arg-type]
+
+
+def test_frozen_parameters_are_left_out(model: nn.Module) -> None:
+    model[0].requires_grad_(requires_grad=False)  # type: ignore[index]
+    groups = parameter_groups(model, 0.1)
+    assert names_of(model, groups[0]) == {"2.weight"}
+
+
+def test_a_model_with_nothing_to_train_is_an_error(model: nn.Module) -> None:
+    model.requires_grad_(requires_grad=False)
+    with pytest.raises(ConfigError, match="no parameter of the model is trainable"):
+        parameter_groups(model, 0.1)
+
+
+def test_a_group_without_parameters_is_left_out() -> None:
+    assert len(parameter_groups(nn.Linear(3, 2, bias=False), 0.1)) == 1
+
+
+def test_adamw_takes_all_of_its_options(model: nn.Module) -> None:
+    options = AdamW(lr=0.5, betas=(0.8, 0.7), eps=1e-5, weight_decay=0.3, fused=False)
+    optimizer, _ = optimizer_factory(options, Schedule(warmup_steps=0), 10)(model)
+    assert type(optimizer) is torch.optim.AdamW
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    for group in optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (0.5, (0.8, 0.7), 1e-5)
+
+
+def test_the_first_step_of_adamw_is_the_papers(model: nn.Module) -> None:
+    options = AdamW(lr=0.01, weight_decay=0.1)
+    optimizer, _ = optimizer_factory(options, Schedule(warmup_steps=0), 10)(model)
+    weight = model[2].weight  # type: ignore[index]
+    before, weight.grad = weight.detach().clone(), torch.full_like(weight, 3.0)
+    optimizer.step()
+    # Loshchilov & Hutter 2019, algorithm 2 at t = 1: m̂ / (√v̂ + ε) is the gradient's sign
+    expected = before - 0.01 * (3.0 / (3.0 + 1e-8)) - 0.01 * 0.1 * before
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_sgd_is_built_with_its_momentum(model: nn.Module) -> None:
+    optimizer, _ = optimizer_factory(SGD(lr=0.2, momentum=0.5), Schedule(), 10)(model)
+    assert type(optimizer) is torch.optim.SGD
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_an_optimizer_of_torch_can_be_named_by_its_target(model: nn.Module) -> None:
+    options = {"_target_": "torch.optim.Adamax", "lr": 0.3, "weight_decay": 0.2}
+    optimizer, _ = optimizer_factory(options, Schedule(), 10)(model)
+    assert type(optimizer) is torch.optim.Adamax
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+
+
+def test_the_learning_rate_follows_the_schedule(model: nn.Module) -> None:
+    schedule = Schedule(shape="linear", warmup_steps=2)
+    optimizer, scheduler = optimizer_factory(AdamW(lr=0.5), schedule, 6)(model)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.5 * factor(schedule, step, 6) for step in range(6)])
+
+
+def test_a_schedule_of_torch_can_be_named_by_its_target(model: nn.Module) -> None:
+    options = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5}
+    optimizer, scheduler = optimizer_factory(AdamW(lr=0.8), options, 6)(model)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (AdamW(lr=-1.0), "optimizer: Invalid learning rate: -1.0"),
+        ({"_target_": "torch.optim.AdamW", "lrr": 1.0}, "optimizer: .*unexpected keyword .*'lrr'"),
+        ({"_target_": "torch.optim.Nothing"}, "optimizer: .*torch.optim.Nothing"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_built_is_one_line(
+    options: object, words: str, model: nn.Module
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        optimizer_factory(options, Schedule(), 10)(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_that_cannot_be_built_is_one_line(model: nn.Module) -> None:
+    options = {"_target_": "torch.optim.lr_scheduler.StepLR"}
+    with pytest.raises(ConfigError, match="scheduler: .*step_size") as caught:
+        optimizer_factory(AdamW(), options, 10)(model)
+    assert "\n" not in str(caught.value)
