@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import pytest
 
-WORDS = "the river stone of a wind was it light and dark house on road old young came saw".split()
+SENTENCE = "the river stone of a wind was it light and dark house on road old young came saw"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def tiny_overrides() -> list[str]:
 def text_file(tmp_path: Path) -> Path:
     """Return a JSON Lines file of 40 rows of text."""
     file = tmp_path / "text.jsonl"
-    texts = (" ".join(WORDS[(row * step) % len(WORDS)] for step in range(12)) for row in range(40))
+    words = SENTENCE.split()
+    texts = (" ".join(words[(row * step) % len(words)] for step in range(12)) for row in range(40))
     rows = ({"text": f"{number}: {text}"} for number, text in enumerate(texts))
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -101,9 +102,11 @@ def tiny_run(
     """Return a function that pre-trains a tiny model on `text_file` with more overrides."""
 
     def run(*overrides: str) -> Ended:
-        paths = [] if any("data." in item and "path=" in item for item in overrides) else [
-            f"data.path={text_file}"
-        ]
+        paths = (
+            []
+            if any("data." in item and "path=" in item for item in overrides)
+            else [f"data.path={text_file}"]
+        )
         return cli(*tiny_overrides, *paths, *overrides)
 
     return run

@@ -12,14 +12,16 @@ from hydra.utils import instantiate
 
 from ontogeny.compilation import compile_body
 from ontogeny.data.loader import StepSampler, step_loader
+from ontogeny.distributed import Ranks
 from ontogeny.errors import CheckpointError
 from ontogeny.evaluation import flat
 from ontogeny.lightning_module import TrainingModule
 from ontogeny.metrics_log import MetricsBuffer, MetricsFile
 from ontogeny.optimization import optimizer_factory
+from ontogeny.ranks import FitIsOver, is_first_rank
 from ontogeny.run_folder import TRAINING_STATES
 from ontogeny.store import home
-from ontogeny.trainer import build_trainer, is_first_rank, seconds
+from ontogeny.trainer import build_trainer, seconds
 from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop
 from ontogeny.training_state import Found, TrainingStates, find_latest
 
@@ -68,6 +70,7 @@ class Fit:
         )
         batch_size = self.config.data.batch_size
         self.sampler = StepSampler(0, batch_size, options.accumulate_grad_batches)
+        self.ranks = Ranks(context)
         self.trainer = self._trainer(precision)
         self.sampler.rank, self.sampler.world = self.trainer.global_rank, self.trainer.world_size
         self.steps = self.sampler.steps = self._count_steps()
@@ -88,7 +91,7 @@ class Fit:
         if self.resumed and self.resumed.step >= self.steps:
             state = TrainingStates().load_checkpoint(self._state_path())
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
-            return True, self.steps
+            return self._result(self.steps)
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
         if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
             compile_body(bundle.model, home() / "compiled")
@@ -96,23 +99,27 @@ class Fit:
         loader = step_loader(self.rows, self.objective, self.sampler, self.workers)
         path = self._state_path() if self.resumed else None
         try:
-            with self.context.interruption.deferring():
+            with self.context.interruption.deferring(), self.ranks.running():
                 self.trainer.fit(module, loader, ckpt_path=path, weights_only=True)
+                module.check_finite()
+                if module.consumed >= self.steps:
+                    # Evaluations may take long: being killed there must not cost the training.
+                    self.saver.save(self.trainer, module)
         finally:
             self.buffer.flush()
-        return self._finish(module)
+        if self.context.interruption.received is not None:
+            raise self.context.interruption.error()
+        return self._result(module.consumed)
 
     def _state_path(self) -> Path:
         return cast("Found", self.resumed).path or self.states
 
-    def _finish(self, module: TrainingModule) -> tuple[bool, int]:
-        module.check_finite()
-        complete = module.consumed >= self.steps
-        if complete:  # evaluations may take long: being killed there must not cost the training
-            self.saver.save(self.trainer, module)
-        if self.context.interruption.received is not None:
-            raise self.context.interruption.error()
-        return complete, module.consumed
+    def _result(self, steps: int) -> tuple[bool, int]:
+        """Return (complete, steps); ranks other than the first have nothing more to do."""
+        complete = steps >= self.steps
+        if not is_first_rank():
+            raise FitIsOver(complete=complete)
+        return complete, steps
 
     def _count_steps(self) -> int:
         options = self.config.trainer
@@ -142,6 +149,7 @@ class Fit:
             callbacks=[*own, *users, self.saver],  # saved last, after what others did at the step
             loggers=self.buffer.loggers,
             checkpoint_io=TrainingStates(),
+            ranks=self.ranks,
         )
 
     def _evaluate_in_the_loop(self, bundle: Bundle, evaluation: Evaluation) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from ontogeny.evaluation import write_metrics
 from ontogeny.interruption import Interruption
 from ontogeny.keys import package_versions
 from ontogeny.plugins import registry
+from ontogeny.ranks import is_first_rank
 from ontogeny.run_folder import Status
 from ontogeny.stage_run import StageRun
 from ontogeny.store import Store, home
@@ -53,6 +56,9 @@ def run_stages(
     """Run every stage and keep metrics.json and status.json of the run up to date."""
     registry().check()
     result = RunResult(_run_folder(folder))
+    if not is_first_rank():
+        _follow(config, result)
+        return result
     status = Status(result.folder, package_versions())
     try:
         with Interruption() as interruption:
@@ -72,15 +78,32 @@ def _run_in_order(
     interruption: Interruption,
     announce: Callable[[str], None],
 ) -> None:
+    for run in _stage_runs(config, result, interruption, announce):
+        result.stages[run.name] = run.run(result.folder, status)
+        write_metrics(result.folder / "metrics.json", result.metrics)
+
+
+def _follow(config: RunConfig, result: RunResult) -> None:
+    """Do the part of another rank, which torchrun or SLURM has started: nothing but the fits."""
+    with Interruption() as interruption, Path(os.devnull).open("w") as nowhere:
+        sys.stdout = nowhere
+        for run in _stage_runs(config, result, interruption, lambda _: None):
+            result.stages[run.name] = run.follow()
+
+
+def _stage_runs(
+    config: RunConfig,
+    result: RunResult,
+    interruption: Interruption,
+    announce: Callable[[str], None],
+) -> Iterator[StageRun]:
+    """Yield the stages in order, each fed with the last checkpoint, until one is unfinished."""
     store = Store(home())
     for name, stage in config.stages.items():
-        if result.checkpoint is not None and stage.model.source is None:
-            stage.model.source = str(result.checkpoint)
-        run = StageRun(name, stage, config.overrides, store, interruption, announce)
-        result.stages[name] = run.run(result.folder, status)
-        write_metrics(result.folder / "metrics.json", result.metrics)
-        if not result.complete:
-            break
+        if result.complete:
+            if result.checkpoint is not None and stage.model.source is None:
+                stage.model.source = str(result.checkpoint)
+            yield StageRun(name, stage, config.overrides, store, interruption, announce)
 
 
 def _run_folder(folder: str | Path | None) -> Path:

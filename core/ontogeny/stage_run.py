@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
@@ -15,8 +16,11 @@ from ontogeny.folders import write_text
 from ontogeny.keys import package_versions, stage_key
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
+from ontogeny.ranks import FitIsOver
 from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
 from ontogeny.stage import Sample, Stage, StageContext, StageResult
+
+from ontogeny.store import POLL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +74,23 @@ class StageRun:
         link_stage(folder, self.name, found)
         hooks.ontogeny_stage_finished(stage=self.name, result=result)
         return result
+
+    def follow(self) -> StageResult:
+        """Take part in the stage's fit, if it has one, and wait for the first rank's result."""
+        from ontogeny.training_stage import TrainingStage  # noqa: PLC0415  imports lightning
+
+        key = stage_key(self.config, registry(), self.store)
+        stage = registry().build(self.config.stage)
+        if self.store.get("stages", key) is None and isinstance(stage, TrainingStage):
+            self.config.preflight = False  # the first rank has its proofs
+            try:
+                stage.run(self._context(key))
+            except FitIsOver as over:
+                if not over.complete:
+                    return StageResult(complete=False)
+        while (found := self.store.get("stages", key)) is None:
+            time.sleep(POLL_SECONDS)
+        return _read_result(found)
 
     def _compute(self, context: StageContext) -> StageResult:
         stage = cast("Stage", registry().build(self.config.stage))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning.pytorch.loggers import Logger
-    from lightning.pytorch.plugins import CheckpointIO
+    from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 
     from ontogeny.options import Trainer
 
@@ -35,12 +35,17 @@ def build_trainer(
     callbacks: Sequence[L.Callback],
     loggers: Sequence[Logger],
     checkpoint_io: CheckpointIO,
+    ranks: ClusterEnvironment | None = None,
 ) -> L.Trainer:
     """Return a trainer without Lightning's own saving, signals and samplers: ours replace them."""
     _quieten()
     plugins: list[object] = [checkpoint_io]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif (
+        ranks and "LOCAL_RANK" not in os.environ
+    ):  # nobody else has started this process as one of several
+        plugins.append(ranks)
     try:
         return L.Trainer(
             accelerator=options.accelerator,
@@ -83,17 +88,11 @@ def seconds(text: str | None) -> float | None:
     raise ConfigError(msg)
 
 
-def is_first_rank() -> bool:
-    """Say whether this process may write: the first of a distributed run, or the only one."""
-    return all(
-        int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    )
-
-
 def _quieten() -> None:
     """Leave out what Lightning says about itself; its warnings about the run stay."""
     disable_progress_bar()  # of transformers, one for each file that it writes
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*does not have many workers.*",  # batches here are slices of mapped memory
         ".*You called `self.log.*",

@@ -23,7 +23,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 
 def test_composing_refuses_what_the_command_line_refuses() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'trainer.max_steps'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'trainer.max_steps'"):
         compose(["trainer.max_step=1"])
 
 
@@ -58,7 +58,7 @@ def test_a_run_without_a_folder_makes_one_below_outputs(
 
 
 def test_a_run_that_fails_leaves_its_reason(home: Path, tiny_overrides: list[str]) -> None:
-    with pytest.raises(ontogeny.DataError, match="absent.txt does not exist"):
+    with pytest.raises(ontogeny.DataError, match=r"absent.txt does not exist"):
         run(compose([*tiny_overrides, "data.path=absent.txt"]), home / "run")
     status = json.loads((home / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 2)

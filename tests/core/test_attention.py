@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ from ontogeny.data.collation import collate_tokens, pad_row
 from ontogeny.data.packing import pack
 from ontogeny.errors import ConfigError
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -71,9 +73,11 @@ every_kernel = pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def build(name: str, kernel: str) -> PreTrainedModel:
     torch.manual_seed(0)
     auto = AutoModelForMaskedLM if name in MASKED_LM else AutoModelForCausalLM
-    model = auto.from_config(CONFIGS[name], attn_implementation=kernel)
-    assert isinstance(model, PreTrainedModel)
-    return model.eval()
+    model: PreTrainedModel = auto.from_config(  # type: ignore[no-untyped-call]
+        CONFIGS[name], attn_implementation=kernel
+    )
+    model.eval()
+    return model
 
 
 def document_ids() -> Tensor:
@@ -115,8 +119,8 @@ def test_the_mask_is_the_one_by_hand(name: str, kernel: str) -> None:
         assert torch.equal(seen(sliding), by_hand(ids_BT, causal=True, window=WINDOW))
         return
     window = WINDOW if name == "mistral" else None
-    mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
-    assert torch.equal(seen(mask), by_hand(ids_BT, causal=causal, window=window))
+    only = next(iter(mask.values())) if isinstance(mask, dict) else mask
+    assert torch.equal(seen(only), by_hand(ids_BT, causal=causal, window=window))
 
 
 def documents() -> list[dict[str, np.ndarray]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ class Failing(Plain):
     """Dies in the middle of saving."""
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
+        del model
         (folder / "half").write_text("")
         msg = "cut off"
         raise OSError(msg)
@@ -51,7 +53,7 @@ class Failing(Plain):
 def bundle() -> Bundle:
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     config = LlamaConfig(**sizes, num_attention_heads=2, vocab_size=len(tokenizer))
     return Bundle(LlamaForCausalLM(config), tokenizer, Plain())
 
@@ -67,7 +69,7 @@ def test_others_open_it_and_get_the_same_logits(bundle: Bundle, folder: Path) ->
     inputs = tokenizer("Round trips: ünd 🙂\n", return_tensors="pt")
     assert inputs["input_ids"].tolist() == [bundle.tokenizer("Round trips: ünd 🙂\n")["input_ids"]]
     with torch.no_grad():
-        theirs, ours = model(**inputs).logits, bundle.model.eval()(**inputs).logits  # type: ignore[operator]
+        theirs, ours = model(**inputs).logits, bundle.model.eval()(**inputs).logits
     assert torch.equal(theirs, ours)
 
 
@@ -114,7 +116,7 @@ def test_a_checkpoint_of_others_has_no_lineage(folder: Path) -> None:
 
 def test_a_torn_lineage_is_an_error(folder: Path) -> None:
     (folder / "lineage.json").write_text("{")
-    with pytest.raises(CheckpointError, match="lineage.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"lineage.json is not valid JSON"):
         read_lineage(folder)
 
 
@@ -157,7 +159,7 @@ def test_a_name_on_the_hub_is_its_own_digest(home: Path) -> None:
 def test_a_folder_of_a_tokenizer_alone_is_one_for_tokenizers_only(tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path)
     assert checkpoint_digest("tokenizer.source", str(tmp_path))
-    with pytest.raises(CheckpointError, match="model.source is .*, which holds no config.json"):
+    with pytest.raises(CheckpointError, match=r"model.source is .*, which holds no config.json"):
         checkpoint_digest("model.source", str(tmp_path))
 
 

@@ -33,13 +33,13 @@ def test_other_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("config", [dict, Options(), "Options"])
 def test_options_that_are_no_dataclass_are_refused(config: type) -> None:
-    with pytest.raises(PluginError, match="'mine': config is .*; expected a dataclass type"):
+    with pytest.raises(PluginError, match=r"'mine': config is .*; expected a dataclass type"):
         Component("mine", config=config, implementation="collections:OrderedDict")
 
 
 @pytest.mark.parametrize("implementation", ["collections", "a:b:c", ""])
 def test_an_implementation_names_a_module_and_a_class(implementation: str) -> None:
-    with pytest.raises(PluginError, match="expected 'package.module:Class'"):
+    with pytest.raises(PluginError, match=r"expected 'package.module:Class'"):
         component(implementation)
 
 

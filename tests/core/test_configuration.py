@@ -73,7 +73,7 @@ def test_sources_of_a_mixture_are_named_on_the_command_line() -> None:
         (["data.sources.b.weight=1"], "data.sources.b.path is not set"),
         (["data.sources.b=b.txt"], "data.sources.b.path is not set"),
         (["data.sources.b.path=b", "data.sources.b.wieght=1"], "wieght .did you mean 'weight'"),
-        (["data.sources.b.path=b", "data.sources.b.weight=lots"], "weight is 'lots'; expected a nu"),
+        (["data.sources.b.path=b", "data.sources.b.weight=lots"], "weight is 'lots'; expected a n"),
         (["data.max_length=0"], "data.max_length is 0; expected 1 or more"),
         (["data.workers=-1"], "data.workers is -1; expected 0 or more"),
         (["data.validation.share=1.0"], "data.validation.share is 1.0; expected 0 <= share < 1"),
@@ -130,7 +130,7 @@ def test_stages_of_a_lifecycle_keep_their_order_and_names() -> None:
 
 def test_a_key_beside_the_stages_of_a_lifecycle_is_an_error() -> None:
     config = OmegaConf.create({"stages": {"one": composed()}, "seed": 1})
-    with pytest.raises(ConfigError, match="seed stands beside stages; .* as stages.<name>.seed"):
+    with pytest.raises(ConfigError, match=r"seed stands beside stages; .* as stages.<name>.seed"):
         typed(config, [])
 
 

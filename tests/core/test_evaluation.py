@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +76,8 @@ def evaluation(local_plugin: Callable[..., None]) -> Callable[..., Evaluation]:
 
 @pytest.fixture
 def bundle() -> Bundle:
-    return cast("Bundle", Bundle(nn.Linear(2, 2), None, None))  # type: ignore[arg-type]
+    nothing: Any = None
+    return Bundle(nn.Linear(2, 2), nothing, nothing)  # type: ignore[arg-type]
 
 
 Make = Callable[..., Evaluation]
@@ -91,9 +92,7 @@ def test_an_evaluator_sees_a_model_in_eval_mode_without_gradients(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_as_before_afterwards(
-    training: bool, evaluation: Make, bundle: Bundle
-) -> None:
+def test_the_mode_is_as_before_afterwards(training: bool, evaluation: Make, bundle: Bundle) -> None:
     bundle.model.train(training)
     evaluation("look").run(bundle)
     assert bundle.model.training is training

@@ -36,7 +36,7 @@ def test_comments_behind_above_and_within_a_field_are_found() -> None:
 def test_a_component_is_explained_with_types_defaults_comments_and_origin() -> None:
     text = explain(["objective=clm"])
     assert text.startswith("objective=clm: Predict each token from those before it")
-    line = "objective.document_start: bool = True  # put the tokenizer's bos (else eos) token before"
+    line = "objective.document_start: bool = True  # put the tokenizer's bos (else eos) token"
     assert line in text
     assert text.endswith("From plugin clm (ontogeny 0.1.0).")
 

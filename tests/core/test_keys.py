@@ -175,9 +175,9 @@ def test_a_checkpoint_counts_with_its_content_and_not_with_its_place(
 
 
 def test_inputs_that_are_not_there_are_errors(config: StageConfig, key: Key) -> None:
-    with pytest.raises(DataError, match="absent.txt does not exist"):
+    with pytest.raises(DataError, match=r"absent.txt does not exist"):
         key(changed(config, "data.path", "absent.txt"))
-    with pytest.raises(CheckpointError, match="teacher.source is './absent'"):
+    with pytest.raises(CheckpointError, match=r"teacher.source is './absent'"):
         key(changed(config, "teacher.source", "./absent"))
 
 

@@ -124,6 +124,6 @@ def test_an_optimizer_that_cannot_be_built_is_one_line(
 
 def test_a_schedule_that_cannot_be_built_is_one_line(model: nn.Module) -> None:
     options = {"_target_": "torch.optim.lr_scheduler.StepLR"}
-    with pytest.raises(ConfigError, match="scheduler: .*step_size") as caught:
+    with pytest.raises(ConfigError, match=r"scheduler: .*step_size") as caught:
         optimizer_factory(AdamW(), options, 10)(model)
     assert "\n" not in str(caught.value)

@@ -54,7 +54,7 @@ def test_a_checkpoint_of_others_has_no_lineage(folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no checkpoint: it has no config.json"):
+    with pytest.raises(CheckpointError, match=r"is no checkpoint: it has no config.json"):
         show(str(tmp_path))
 
 
@@ -67,5 +67,5 @@ def test_a_torn_file_is_named(name: str, folder: Path) -> None:
 
 def test_torn_weights_are_named(folder: Path) -> None:
     (folder / "model-0.safetensors").write_bytes(b"\x10\0")
-    with pytest.raises(CheckpointError, match="model-0.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model-0.safetensors is damaged"):
         show(str(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from ontogeny.errors import ConfigError
 from ontogeny.options import Trainer
@@ -33,7 +34,7 @@ def test_times_are_read_as_people_write_them(text: str | None, expected: float |
 
 @pytest.mark.parametrize("text", ["soon", "", "10 minutes", "-5s", "1:2:3:4:5", "1h30m"])
 def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="trainer.max_time is .*; expected 90s, 10m, 2h, 1d or"):
+    with pytest.raises(ConfigError, match=r"trainer.max_time is .*; expected 90s, 10m, 2h, 1d or"):
         seconds(text)
 
 
@@ -55,6 +56,7 @@ def build(tmp_path: Path, **options: object) -> object:
         callbacks=[],
         loggers=[],
         checkpoint_io=TrainingStates(),
+        ranks=LightningEnvironment(),
     )
 
 

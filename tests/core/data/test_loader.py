@@ -67,9 +67,7 @@ def test_every_division_of_a_step_takes_the_same_rows(
 def test_the_batches_that_all_ranks_see_at_once_are_consecutive(
     world: int, batch: int, accumulate: int
 ) -> None:
-    ranks = [
-        StepSampler(2, batch, accumulate, rank, world).positions(1) for rank in range(world)
-    ]
+    ranks = [StepSampler(2, batch, accumulate, rank, world).positions(1) for rank in range(world)]
     for number in range(accumulate):
         rows = slice(number * batch, (number + 1) * batch)
         together = sorted(position for positions in ranks for position in positions[rows])

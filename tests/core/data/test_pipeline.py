@@ -42,6 +42,7 @@ class Bytes(Objective):
         self.calls = 0
 
     def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
+        del tokenizer
         self.calls += 1
         for row in rows:
             ids = np.frombuffer(str(row["text"]).encode(), np.uint8).astype(np.int32)
@@ -145,9 +146,7 @@ def test_a_row_that_stands_twice_is_held_out_twice(tmp_path: Path, store: Store)
 
 def test_where_chance_holds_out_nothing_one_row_is_held_out(tmp_path: Path, store: Store) -> None:
     rows = texts(5)
-    data = Data(
-        path=str(write(tmp_path / "a.jsonl", rows)), validation=Validation(share=1e-6)
-    )
+    data = Data(path=str(write(tmp_path / "a.jsonl", rows)), validation=Validation(share=1e-6))
     (source,) = prepare(data, Bytes(), store)
     assert len(held_out(source)) == 1
     assert len(trained(source)) == 4
@@ -155,7 +154,7 @@ def test_where_chance_holds_out_nothing_one_row_is_held_out(tmp_path: Path, stor
 
 def test_a_single_row_cannot_be_held_out(tmp_path: Path, store: Store) -> None:
     data = Data(path=str(write(tmp_path / "a.jsonl", texts(1) * 3)))
-    with pytest.raises(DataError, match="a.jsonl has a single row, so none can be held out: set"):
+    with pytest.raises(DataError, match=r"a.jsonl has a single row, so none can be held out: set"):
         prepare(data, Bytes(), store)
 
 
@@ -170,9 +169,7 @@ def test_with_a_file_of_its_own_nothing_is_held_out(tmp_path: Path, store: Store
 
 
 def test_the_share_zero_holds_out_nothing(tmp_path: Path, store: Store) -> None:
-    data = Data(
-        path=str(write(tmp_path / "a.jsonl", texts(50))), validation=Validation(share=0.0)
-    )
+    data = Data(path=str(write(tmp_path / "a.jsonl", texts(50))), validation=Validation(share=0.0))
     (source,) = prepare(data, Bytes(), store)
     assert trained(source) == texts(50)
     assert validation_rows(data, [source], Bytes.columns) == {}
@@ -183,9 +180,7 @@ def test_held_out_rows_are_given_by_source_and_up_to_the_limit(
 ) -> None:
     validation = Validation(share=0.5, limit=3)
     paths = {name: str(write(tmp_path / f"{name}.jsonl", texts(40, name))) for name in "ab"}
-    data = Data(
-        sources={name: Source(path) for name, path in paths.items()}, validation=validation
-    )
+    data = Data(sources={name: Source(path) for name, path in paths.items()}, validation=validation)
     sources = prepare(data, Bytes(), store)
     rows = validation_rows(data, sources, Bytes.columns)
     assert {name: len(part) for name, part in rows.items()} == {"a": 3, "b": 3}
@@ -231,8 +226,9 @@ def test_what_decides_the_rows_decides_the_entry(
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     change.path = str(path)
-    (plain,), (other,) = prepare(Data(path=str(path)), Bytes(), store), prepare(
-        change, Bytes(), store
+    (plain,), (other,) = (
+        prepare(Data(path=str(path)), Bytes(), store),
+        prepare(change, Bytes(), store),
     )
     assert plain.folder != other.folder
 
@@ -402,7 +398,7 @@ def test_the_example_is_taken_only_as_long_as_nothing_else_is_named() -> None:
     assert sources_of(Data(example="e.txt")) == {"data": Source("e.txt")}
     assert sources_of(Data(path="a.txt", example="e.txt")) == {"data": Source("a.txt")}
     sources = {"one": Source("b.txt", 1.0)}
-    assert sources_of(Data(sources=sources, example="e.txt")) == sources  # type: ignore[arg-type]
+    assert sources_of(Data(sources=sources, example="e.txt")) == sources
 
 
 def test_an_empty_path_is_not_replaced_by_the_example() -> None:
@@ -410,7 +406,7 @@ def test_an_empty_path_is_not_replaced_by_the_example() -> None:
 
 
 def test_no_data_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no data: set data.path"):
+    with pytest.raises(ConfigError, match=r"no data: set data.path"):
         sources_of(Data())
 
 
