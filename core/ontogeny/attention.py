@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers.masking_utils import (
@@ -76,7 +76,7 @@ def _dense_mask(document_ids_BT: Tensor, *, causal: bool) -> Tensor:
 
 def _library_mask(model: nn.Module, config: PreTrainedConfig, document_ids_BT: Tensor) -> Mask:
     """Let transformers make the masks: about 20 times slower, for all kernels and layer types."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "config": config,
         # Only its shape, dtype and device are read.
         "inputs_embeds": torch.empty(

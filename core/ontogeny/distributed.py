@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -24,10 +25,12 @@ from ontogeny.store import Store, home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import IO
 
 ENTRY = "from ontogeny.distributed import follow; follow()"
 KEPT = ("name", "config", "folder", "key", "lineage", "overrides")  # what a rank is told of a stage
 GRACE_SECONDS = 5.0  # when one rank has failed, for the others to find out by themselves
+_log = logging.getLogger("ontogeny.distributed")
 
 
 class Ranks(LightningEnvironment):
@@ -71,14 +74,15 @@ class Ranks(LightningEnvironment):
         ranks = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": self.world_size()}
         place = {"MASTER_ADDR": self.main_address, "MASTER_PORT": self.main_port}
         own = {name: str(value) for name, value in {**ranks, **place}.items()}
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  nothing of it comes from outside
             [sys.executable, "-c", ENTRY],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={**os.environ, **own},
         )
-        process.stdin.write(self._order)  # stays open: its end tells that this process is gone
-        process.stdin.flush()
+        pipe = cast("IO[bytes]", process.stdin)
+        pipe.write(self._order)
+        pipe.flush()  # it stays open: its end tells the other rank that this process is gone
         threading.Thread(target=self._watch, args=(process, rank), daemon=True).start()
         return process
 
@@ -87,14 +91,14 @@ class Ranks(LightningEnvironment):
         if process.wait() != 0 and not self._over:
             time.sleep(GRACE_SECONDS)
             if not self._over:
-                print(f"ontogeny: rank {rank} has failed", file=sys.stderr)
+                _log.error("rank %d has failed with exit code %d", rank, process.returncode)
                 os._exit(1)
 
 
 def follow() -> None:
     """Do the part of another rank: nothing but the fit of the stage that standard input names."""
     plugins = registry()  # also makes local modules importable, whose options may be in the order
-    order = pickle.load(sys.stdin.buffer)
+    order = pickle.load(sys.stdin.buffer)  # noqa: S301  from the process that started this one
     threading.Thread(target=_end_with_first_rank, daemon=True).start()
     try:
         with Interruption() as interruption:
@@ -106,9 +110,7 @@ def follow() -> None:
                 announce=lambda _: None,
             )
             context.config.preflight = False  # the first rank has proved it
-            stage = plugins.build(context.config.stage)
-            assert isinstance(stage, Stage)
-            stage.run(context)
+            cast("Stage", plugins.build(context.config.stage)).run(context)
     except (FitIsOver, Interrupted):
         pass
     except Exception:

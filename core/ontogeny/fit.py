@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from ontogeny.compilation import compile_body
 from ontogeny.data.loader import StepSampler, step_loader
 from ontogeny.distributed import Ranks
-from ontogeny.errors import CheckpointError
+from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.evaluation import flat
 from ontogeny.lightning_module import TrainingModule
 from ontogeny.metrics_log import MetricsBuffer, MetricsFile
@@ -73,6 +73,7 @@ class Fit:
         self.ranks = Ranks(context)
         self.trainer = self._trainer(precision)
         self.sampler.rank, self.sampler.world = self.trainer.global_rank, self.trainer.world_size
+        self._keep_rows_per_step()
         self.steps = self.sampler.steps = self._count_steps()
 
     @property
@@ -120,6 +121,20 @@ class Fit:
         if not is_first_rank():
             raise FitIsOver(complete=complete)
         return complete, steps
+
+    def _keep_rows_per_step(self) -> None:
+        """Let a run that goes on with other devices take as many rows in a step as before."""
+        rows, at_once = self.resumed and self.resumed.rows_per_step, self.sampler.rows_at_once
+        if not rows:
+            return
+        if rows % at_once:
+            msg = (
+                f"trainer.devices gives {self.sampler.world} processes, which take {at_once} rows "
+                f"at once, but this run began with {rows} rows in a step: choose a number of "
+                f"devices so that {rows} is a multiple, or begin anew with resume=never"
+            )
+            raise ConfigError(msg)
+        self.sampler.accumulate = rows // at_once
 
     def _count_steps(self) -> int:
         options = self.config.trainer

@@ -85,8 +85,9 @@ def _run_in_order(
 
 def _follow(config: RunConfig, result: RunResult) -> None:
     """Do the part of another rank, which torchrun or SLURM has started: nothing but the fits."""
-    with Interruption() as interruption, Path(os.devnull).open("w") as nowhere:
-        sys.stdout = nowhere
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the first rank says it all
+    with Interruption() as interruption:
         for run in _stage_runs(config, result, interruption, lambda _: None):
             result.stages[run.name] = run.follow()
 

@@ -15,6 +15,7 @@ from ontogeny.objective import Batch, Objective, OnlineObjective
 from ontogeny.seeding import seed_everything
 
 if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -121,12 +122,13 @@ class TrainingModule(L.LightningModule):
 
     def _guard(self, optimizer: Optimizer, finite: Tensor, step: int) -> None:
         """Keep a NaN out of the weights: at once on a CPU, without a synchronisation on a GPU."""
-        inner = getattr(optimizer, "optimizer", optimizer)
+        inner = cast("Optimizer", getattr(optimizer, "optimizer", optimizer))
         if self.device.type == "cpu" or not inner.defaults.get("fused"):
             if not bool(finite):
                 raise NonFiniteError(_non_finite_message(f"at step {step}"))
             return
-        inner.found_inf = (~finite).float()  # fused kernels skip the update where this is 1
+        # Fused kernels skip the update where this is 1.
+        vars(inner)["found_inf"] = (~finite).float()
         bad = ~finite
         self._non_finite = bad if self._non_finite is None else self._non_finite | bad
 
@@ -144,7 +146,7 @@ class TrainingModule(L.LightningModule):
         strategy = self.trainer.strategy
         if last or self.trainer.world_size == 1 or not hasattr(strategy.model, "no_sync"):
             return nullcontext()
-        return strategy.model.no_sync()  # type: ignore[union-attr, operator]
+        return cast("DistributedDataParallel", strategy.model).no_sync()
 
 
 def _non_finite_message(where: str) -> str:

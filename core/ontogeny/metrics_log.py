@@ -114,7 +114,7 @@ class MetricsBuffer:
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a file; a line that a full disk or a power cut left torn is passed over."""
+    """Return the rows of a file, without a last line that a full disk or a power cut left torn."""
     if not file.exists():
         return []
     text = file.read_text(encoding="utf-8")

@@ -19,7 +19,6 @@ from ontogeny.plugins import registry
 from ontogeny.ranks import FitIsOver
 from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
 from ontogeny.stage import Sample, Stage, StageContext, StageResult
-
 from ontogeny.store import POLL_SECONDS
 
 if TYPE_CHECKING:

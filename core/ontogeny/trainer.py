@@ -19,8 +19,8 @@ from ontogeny.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning.pytorch.loggers import Logger
     from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+    from lightning.pytorch.loggers import Logger
 
     from ontogeny.options import Trainer
 

@@ -25,6 +25,13 @@ class ResumePosition(L.Callback):
     def __init__(self, sampler: StepSampler) -> None:
         self.sampler = sampler
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Note what a step is, which another number of devices must not change."""
+        del trainer, pl_module
+        checkpoint["rows_per_step"] = self.sampler.rows_per_step
+
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:

@@ -47,6 +47,7 @@ class Found:
 
     path: Path | None = None
     step: int = 0
+    rows_per_step: int | None = None
     refused: list[str] = field(default_factory=list)
 
 
@@ -130,7 +131,10 @@ def find_latest(root: Path) -> Found:
     refused = [f"training state {path} is damaged ({why}); {instead}" for path, why in damages]
     for message in refused:
         _log.warning(message)
-    return Found(found[1], found[0], refused) if found else Found(refused=refused)
+    if found is None:
+        return Found(refused=refused)
+    rows = verify_manifest(found[1], digests=False).get("rows_per_step")
+    return Found(found[1], found[0], cast("int | None", rows), refused)
 
 
 def prune(root: Path, keep: int = 2) -> None:
@@ -181,6 +185,7 @@ def _facts(folder: Path, checkpoint: Mapping[str, object]) -> dict[str, object]:
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "step": int(match[1]) if match else checkpoint.get("global_step"),
+        "rows_per_step": checkpoint.get("rows_per_step"),
         "world_size": torch.distributed.get_world_size() if distributed else 1,
         "versions": {name: _version(name) for name in PACKAGES},
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from ontogeny.errors import ConfigError
 from ontogeny.options import Trainer
-from ontogeny.trainer import build_trainer, is_first_rank, seconds
+from ontogeny.ranks import is_first_rank
+from ontogeny.trainer import build_trainer, seconds
 from ontogeny.training_state import TrainingStates
 
 

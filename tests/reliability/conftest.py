@@ -1,4 +1,4 @@
-"""Real runs in processes of their own, through the real command line, each in a store of its own."""
+"""Real runs in processes of their own, through the real command line, each in its own store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -33,7 +34,26 @@ TINY = (
     "stage.sample_tokens=0",
 )
 PATIENCE = 120  # seconds for one run; they take about six
-WORDS = "the river stone of a wind was it light and dark house on road old young came saw".split()
+WORDS = [
+    "the",
+    "river",
+    "stone",
+    "of",
+    "a",
+    "wind",
+    "was",
+    "it",
+    "light",
+    "and",
+    "dark",
+    "house",
+    "on",
+    "road",
+    "old",
+    "young",
+    "came",
+    "saw",
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,11 @@ class Process:
         """Signal the whole process group, as a terminal does."""
         os.killpg(self.popen.pid, number)
 
+    @property
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started."""
+        return psutil.Process(self.popen.pid).children()
+
     def kill(self) -> None:
         """End it with SIGKILL, together with every process that it started."""
         os.killpg(self.popen.pid, signal.SIGKILL)
@@ -98,9 +123,14 @@ class Place:
         self.store = folder / "store"
         self.store.mkdir(parents=True)
 
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The overrides of every tiny run here."""
+        return (*TINY, f"data.path={self.text}")
+
     def start(self, *overrides: str, **environment: str) -> Process:
         """Start a tiny pre-training run in the background."""
-        return self.start_as_is(*TINY, f"data.path={self.text}", *overrides, **environment)
+        return self.start_as_is(*self.common, *overrides, **environment)
 
     def start_as_is(self, *arguments: str, **environment: str) -> Process:
         """Start `ontogeny` with these arguments only."""

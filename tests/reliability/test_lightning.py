@@ -44,7 +44,9 @@ def test_a_run_goes_on_after_every_step(train: Callable[..., RunResult], whole: 
     assert weights(results[-1]) == whole
 
 
-def test_a_run_goes_on_from_a_state_of_its_last_step(train: Callable[..., RunResult], whole: bytes) -> None:
+def test_a_run_goes_on_from_a_state_of_its_last_step(
+    train: Callable[..., RunResult], whole: bytes
+) -> None:
     crash = "+callbacks.crash._target_=observing.CrashAtTheEnd"
     with pytest.raises(RuntimeError, match="crashed after the last step"):
         train("crashed", STEPS, crash, "trainer.save_every_steps=1")

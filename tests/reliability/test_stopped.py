@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RUN = ("trainer.max_steps=40", "trainer.save_every_steps=1")  # the run of `unbroken`
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 138}
 IN_TURN = {"SIGTERM": 5, "SIGINT": 20}  # the step at which the story below is stopped
-LIMITED = ("trainer.max_time=2s", "trainer.max_steps=100000", "preflight=off")
+LIMITED = ("trainer.max_time=1s", "trainer.max_steps=100000", "preflight=off")
 
 
 @dataclass
@@ -108,9 +108,7 @@ def test_the_exit_code_names_the_signal(stopped: dict[str, Stopped], name: str) 
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_one_line_says_what_happened_and_what_to_do(
-    stopped: dict[str, Stopped], name: str
-) -> None:
+def test_one_line_says_what_happened_and_what_to_do(stopped: dict[str, Stopped], name: str) -> None:
     line = f"ontogeny: stopped by {name}; the same command goes on from here\n"
     assert stopped[name].ended.err == line
 
@@ -159,6 +157,7 @@ def test_a_signal_before_the_training_tears_nothing(
     process.send(signal.SIGTERM)
     assert process.end().code in {143, -signal.SIGTERM}
     assert place.unfinished == []
+
 
 def test_a_run_stops_when_its_time_is_up(limited: Future[list[Stopped]]) -> None:
     first, second = limited.result()

@@ -21,15 +21,15 @@ SEEDS = ("1", "2")
 GRID = ("-m", f"model={','.join(MODELS)}", f"seed={','.join(SEEDS)}", "tokenizer.vocab_size=300")
 
 
-def sweep_folder(place: Place) -> Path:
-    return next(iter(place.folder.glob("multirun/*/*")))
-
-
 LAUNCHERS = {
     "basic": ("hydra/launcher=basic",),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
 Sweeps = dict[str, "Future[tuple[Place, Ended]]"]
+
+
+def sweep_folder(place: Place) -> Path:
+    return next(iter(place.folder.glob("multirun/*/*")))
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +43,24 @@ def grids(new_place: Callable[[], Place], both: ThreadPoolExecutor) -> Sweeps:
     return {name: both.submit(sweep, launcher) for name, launcher in LAUNCHERS.items()}
 
 
-@pytest.fixture(scope="module")
-def broken_sweeps(
-    new_place: Callable[[], Place], misbehaving: dict[str, str], both: ThreadPoolExecutor
-) -> Sweeps:
-    """Let one job find no data, two leave the process, and one do well, last of all."""
-
-    def sweep(launcher: Sequence[str]) -> tuple[Place, Ended]:
-        place = new_place()
-        paths = f"data.path={place.folder / 'missing.txt'},{place.text}"
-        bad = ("objective=misbehaving", "objective.exit_at=1,null", "tokenizer.vocab_size=300")
-        return place, place.start_as_is("-m", paths, *bad, *launcher, *SHORT, **misbehaving).end()
-
-    return {name: both.submit(sweep, launcher) for name, launcher in LAUNCHERS.items()}
-
-
 @pytest.fixture(scope="module", params=LAUNCHERS)
 def grid(request: pytest.FixtureRequest, grids: Sweeps) -> tuple[Place, Ended]:
     return grids[request.param].result()
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
+@pytest.fixture(scope="module", params=["basic", pytest.param("joblib", marks=pytest.mark.slow)])
 def partly(
-    request: pytest.FixtureRequest, grids: Sweeps, broken_sweeps: Sweeps
+    request: pytest.FixtureRequest,
+    grids: Sweeps,
+    new_place: Callable[[], Place],
+    misbehaving: dict[str, str],
 ) -> tuple[Place, Ended]:
-    del grids  # only asked for so that these begin after those
-    return broken_sweeps[request.param].result()
+    """Let one job find no data, two leave the process, and one do well, last of all."""
+    del grids  # only asked for so that they go on beside this one
+    place, launcher = new_place(), LAUNCHERS[request.param]
+    paths = f"data.path={place.folder / 'missing.txt'},{place.text}"
+    bad = ("objective=misbehaving", "objective.exit_at=1,null", "tokenizer.vocab_size=300")
+    return place, place.start_as_is("-m", paths, *bad, *launcher, *SHORT, **misbehaving).end()
 
 
 def test_every_job_of_a_grid_has_its_result(grid: tuple[Place, Ended]) -> None:
@@ -85,7 +77,9 @@ def test_every_job_of_a_grid_has_its_result(grid: tuple[Place, Ended]) -> None:
 def test_the_table_at_the_end_names_every_job(grid: tuple[Place, Ended]) -> None:
     _, ended = grid
     table = ended.out[ended.out.rindex("sweep ") :].splitlines()[1:]
-    assert [line.split()[:2] for line in table] == [[str(number), "finished"] for number in range(4)]
+    assert [line.split()[:2] for line in table] == [
+        [str(number), "finished"] for number in range(4)
+    ]
     assert ["seed=2" in line for line in table] == [False, True, False, True]
 
 

@@ -159,7 +159,7 @@ class Examples(Sequence[Example]):
         if self.has_tokens:
             return self.lengths()
         totals = [self.lengths(name) for name in self._columns]
-        return np.sum(totals, axis=0, dtype=np.int64) if totals else np.zeros(0, np.int64)
+        return np.stack(totals).sum(0) if totals else np.zeros(0, np.int64)
 
     def piece(self, span: Span) -> Example:
         """Cut the per-token columns to the span; keep all others whole."""

@@ -35,9 +35,14 @@ class StepSampler(Sampler[list[int]]):
         self.world = world
 
     @property
+    def rows_at_once(self) -> int:
+        """Rows of one batch on every rank."""
+        return self.batch_size * self.world
+
+    @property
     def rows_per_step(self) -> int:
         """Rows of one optimiser step over all ranks and accumulated batches."""
-        return self.batch_size * self.accumulate * self.world
+        return self.rows_at_once * self.accumulate
 
     def __len__(self) -> int:
         """Count all steps of the run, those before `start` included, as Lightning counts."""

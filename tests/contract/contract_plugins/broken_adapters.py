@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Adapters that break one promise each."""
 
 from pathlib import Path

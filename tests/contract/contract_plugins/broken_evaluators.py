@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Evaluators that break one promise each."""
 
 from typing import Any

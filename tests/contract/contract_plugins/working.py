@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002  the arguments of a contract are what they are
 """Components that keep every promise; those in the files beside it break one each."""
 
 import sys

@@ -200,7 +200,7 @@ def test_a_pickled_mixture_is_small_and_goes_on_alike() -> None:
     place = mixture.locate(123_456)
     pickled = pickle.dumps(mixture)
     assert len(pickled) < 1000
-    assert pickle.loads(pickled).locate(123_456) == place  # noqa: S301
+    assert pickle.loads(pickled).locate(123_456) == place
 
 
 def test_numpy_counts_do_not_overflow() -> None:
