@@ -46,7 +46,7 @@ def test_without_a_compiler_auto_says_so_and_goes_on() -> None:
 
 @pytest.mark.usefixtures("no_compiler")
 def test_without_a_compiler_true_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"trainer.compile is true but no C\\+\\+ compiler"):
+    with pytest.raises(ConfigError, match=r"trainer.compile is true but no C\+\+ compiler"):
         decide_compilation("true", 1, 1)
 
 
