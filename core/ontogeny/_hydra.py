@@ -196,8 +196,9 @@ def _missing_option(text: str) -> str:
     block = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
     known = block.group(1).split() if block else options_by_group().get(group, [])
     known = [option for option in known if option != "base"]
-    listed = f"; known: {', '.join(known)}" if known else ""
-    return f"{group}={name}: no such option{suggestion(name, known)}{listed}"
+    if not known:
+        return f"{group}: nothing that is installed offers an option of this group"
+    return f"{group}={name}: no such option{suggestion(name, known)}; known: {', '.join(known)}"
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:

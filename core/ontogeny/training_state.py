@@ -47,8 +47,8 @@ class Found:
 
     path: Path | None = None
     step: int = 0
-    rows_per_step: int | None = None
     refused: list[str] = field(default_factory=list)
+    rows_per_step: int | None = None  # as it was when the state was saved
 
 
 class TrainingStates(CheckpointIO):
@@ -134,7 +134,7 @@ def find_latest(root: Path) -> Found:
     if found is None:
         return Found(refused=refused)
     rows = verify_manifest(found[1], digests=False).get("rows_per_step")
-    return Found(found[1], found[0], cast("int | None", rows), refused)
+    return Found(found[1], found[0], refused, cast("int | None", rows))
 
 
 def prune(root: Path, keep: int = 2) -> None:
