@@ -35,7 +35,7 @@ from ontogeny.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.stage import StageContext
 
@@ -140,7 +140,7 @@ class Training:
             seed_everything(self.config.seed, "adapter", name)
             bundle = adapter.apply(bundle)
         if self.config.trainer.gradient_checkpointing:
-            bundle.model.gradient_checkpointing_enable()
+            _checkpoint_activations(bundle.model)
         bundle.model.config.use_cache = False
         return bundle
 
@@ -212,6 +212,12 @@ class Training:
         paths = {name: source.path for name, source in sources_of(self.config.data).items()}
         data = [{"name": s.name, "path": paths[s.name], **s.facts} for s in sources]
         return {**self.context.lineage, "steps": steps, "data": data}
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute activations again on the way back; transformers 5 has renamed how this is said."""
+    renamed = getattr(model, "activation_checkpointing_enable", None)
+    (renamed or model.gradient_checkpointing_enable)()
 
 
 def default_device(accelerator: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -47,8 +48,13 @@ def llama(**changes: object) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes}))  # type: ignore[arg-type]
 
 
+@cache
+def options() -> object:
+    return compose([]).stages["pretraining"].objective
+
+
 def clm() -> Objective:
-    built = registry().build(compose([]).stages["pretraining"].objective)
+    built = registry().build(options())
     assert isinstance(built, Objective)
     return built
 

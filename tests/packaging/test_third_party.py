@@ -109,3 +109,10 @@ def test_a_run_with_the_plugin_trains(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads(next(tmp_path.glob("outputs/*/*/metrics.json")).read_text())
     assert metrics["pretraining"]["perplexity"]["bits_per_byte"]["value"] > 0
+
+
+def test_the_plugins_own_tests_pass(python: Path, tmp_path: Path) -> None:
+    tests = ROOT / "examples" / "third_party" / "tests"
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

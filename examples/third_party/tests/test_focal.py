@@ -35,8 +35,8 @@ def test_the_loss_is_equation_4_of_lin_et_al(gamma: float) -> None:
         probs_BT = probs_BTV.gather(-1, labels_BT.clamp(min=0)[..., None])[..., 0]
         expected_BT = -((1 - probs_BT) ** gamma) * probs_BT.log() * mask_BT
         loss = loss_of(made, objective)
-        assert float(loss.total) == pytest.approx(float(expected_BT.sum()), rel=1e-5)
-        assert float(loss.weight) == float(mask_BT.sum())
+        assert loss.total.item() == pytest.approx(expected_BT.sum().item(), rel=1e-5)
+        assert loss.weight.item() == mask_BT.sum().item()
 
 
 def test_gamma_0_is_plain_cross_entropy_to_the_last_bit() -> None:

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,12 +131,21 @@ def components(module: dict[str, Any], *classes: type) -> list[Component]:
     name = module["__name__"]
     public = [each for key, each in module.items() if not key.startswith("_")]
     defined = [each for each in public if getattr(each, "__module__", "") == name]
-    made = []
-    for each in classes or [each for each in defined if isinstance(each, type)]:
-        namespace = {"__doc__": "No fields.", "__module__": name}
-        options = make_dataclass(f"{each.__name__}Options", [], namespace=namespace)
-        setattr(sys.modules[name], options.__name__, options)  # so that it pickles
-        made.append(Component(each.__name__.lower(), options, f"{name}:{each.__name__}"))
+    chosen = classes or [each for each in defined if isinstance(each, type)]
+    return [
+        Component(each.__name__.lower(), _options(each), f"{name}:{each.__name__}")
+        for each in chosen
+        if not is_dataclass(each)
+    ]
+
+
+@cache
+def _options(implementation: type) -> type:
+    """Return options without fields; they pickle, since their module holds them."""
+    module = sys.modules[implementation.__module__]
+    namespace = {"__doc__": "No fields.", "__module__": module.__name__}
+    made = make_dataclass(f"{implementation.__name__}Options", [], namespace=namespace)
+    setattr(module, made.__name__, made)
     return made
 
 

@@ -93,6 +93,14 @@ def test_what_is_measured_is_what_the_saved_checkpoint_gives(place: Place) -> No
     assert metrics["bits_per_byte"].value == pytest.approx(nats / math.log(2) / size, rel=1e-5)
 
 
+def test_computing_activations_again_changes_no_number(place: Place) -> None:
+    kept = log(place.run("trainer.max_steps=3"))
+    again = log(place.run("trainer.max_steps=3", "trainer.gradient_checkpointing=true"))
+    for name in ("train/loss", "train/gradient_norm"):
+        expected = [float(row[name]) for row in kept if row[name]]
+        assert [float(row[name]) for row in again if row[name]] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_lineage_tells_the_whole_config_the_data_and_the_versions(place: Place) -> None:
     result = place.run("seed=7")
     assert result.checkpoint is not None
