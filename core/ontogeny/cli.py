@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ontogeny.errors import ConfigError, OntogenyError
+from ontogeny.errors import ConfigError, Interrupted, OntogenyError
 from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -117,9 +117,12 @@ def _run(arguments: Sequence[str]) -> None:
     for item in overrides:
         _require_override(item)
     _hydra.sweep_folders.clear()
+    _stopped.clear()
     failures: list[Exception] = []
     try:
         _hydra.run_main(partial(_job, failures), arguments)
+    except _SweepStopped as stopped:
+        raise stopped.args[0] from stopped
     except (HydraException, OmegaConfBaseException) as error:
         registry().check()  # what a broken plugin offers is missing now
         _hydra.explain_error(error, overrides)
@@ -142,6 +145,14 @@ def _require_override(item: str) -> None:
         raise ConfigError(f"{msg}; see ontogeny --help")
 
 
+class _SweepStopped(BaseException):
+    """Carries a signal's Interrupted out of a sweep; Hydra runs the next job after an Exception."""
+
+
+# A process of a sweep that was told to stop begins no other job, even if it is handed one.
+_stopped: list[Interrupted] = []
+
+
 def _job(failures: list[Exception], config: DictConfig) -> None:
     """Run one Hydra job.
 
@@ -152,15 +163,21 @@ def _job(failures: list[Exception], config: DictConfig) -> None:
     from ontogeny import _hydra  # noqa: PLC0415
     from ontogeny.terminal import run_in_terminal  # noqa: PLC0415
 
+    if _stopped:
+        raise _SweepStopped(_stopped[0])
     try:
         run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
     except SystemExit as error:
         msg = f"a job asked to exit with code {error.code}"
         raise OntogenyError(msg) from error
     except Exception as error:
-        if _hydra.is_sweep():
+        if not _hydra.is_sweep():
+            failures.append(error)
+        elif isinstance(error, Interrupted):
+            _stopped.append(error)
+            raise _SweepStopped(error) from error
+        else:
             raise
-        failures.append(error)
 
 
 def _say(line: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,12 @@ def stopped_after_every_step(train: Callable[..., RunResult]) -> RunResult:
     return train("observed", STEPS, observed, *limited)
 
 
+def log(result: RunResult) -> list[dict[str, str]]:
+    file = result.folder / "stages" / "pretraining" / "logs" / "metrics.csv"
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
 def weights(result: RunResult) -> bytes:
     assert result.checkpoint is not None
     return (result.checkpoint / "model.safetensors").read_bytes()
@@ -51,6 +58,23 @@ def test_a_run_goes_on_from_a_state_of_its_last_step(
     with pytest.raises(RuntimeError, match="crashed after the last step"):
         train("crashed", STEPS, crash, "trainer.save_every_steps=1")
     assert weights(train("crashed", STEPS, "resume=must")) == whole
+
+
+def test_evaluations_are_logged_once_also_after_restarts(train: Callable[..., RunResult]) -> None:
+    often = (STEPS, "evaluator=[perplexity]", "trainer.evaluate_every=2")
+    whole = log(train("evaluated", *often))
+    for _ in range(COUNT):
+        result = train("evaluated and stopped", *often, "trainer.max_time=0s")
+    assert [row["step"] for row in whole] == ["0", "0", "1", "2", "2", "3", "4", "4"]
+    assert log(result) == whole
+
+
+def test_to_resume_never_begins_anew(train: Callable[..., RunResult], whole: bytes) -> None:
+    stopped = train("anew", STEPS, "trainer.max_time=0s")
+    assert stopped.stages["pretraining"].steps == 1
+    again = train("anew", STEPS, "trainer.max_time=0s", "resume=never")
+    assert again.stages["pretraining"].steps == 1
+    assert weights(train("anew", STEPS, "resume=never")) == whole
 
 
 def test_our_count_of_steps_is_lightnings_also_after_restarts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -108,3 +109,25 @@ def test_the_table_at_the_end_names_the_failures(partly: tuple[Place, Ended]) ->
     assert ["failed" in line for line in table] == [True, True, True, False]
     assert "missing.txt" in table[0]
     assert "exit" in table[2]
+
+
+@pytest.fixture(scope="module")
+def stopped(new_place: Callable[[], Place]) -> tuple[Place, Ended]:
+    """Stop a sweep in its first job."""
+    place = new_place()
+    process = place.start("-m", "seed=1,2", "trainer.max_steps=4000", "trainer.save_every_steps=1")
+    process.wait_for(place.store, "work/*/training_states/step-00000003")
+    process.send(signal.SIGTERM)
+    return place, process.end()
+
+
+def test_a_signal_ends_the_sweep_and_not_only_the_job(stopped: tuple[Place, Ended]) -> None:
+    place, ended = stopped
+    line = "ontogeny: stopped by SIGTERM; the same command goes on from here\n"
+    assert (ended.code, ended.err) == (143, line)
+    assert not (sweep_folder(place) / "1").exists()
+
+
+def test_the_table_of_a_stopped_sweep_names_the_job(stopped: tuple[Place, Ended]) -> None:
+    table = stopped[1].out[stopped[1].out.rindex("sweep ") :].splitlines()[1:]
+    assert [line.split()[:2] for line in table] == [["0", "interrupted"]]
