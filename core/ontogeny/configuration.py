@@ -31,7 +31,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"base": options.Schedule},
     "trainer": {"base": options.Trainer},
 }
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
 
 

@@ -205,7 +205,7 @@ BAD_INPUT = [
     (["data.path=good.jsonl", "model.config.hidden_size=a"], "model.config does not fit a llama m"),
     (["data.path=good.jsonl", "model.config.model_type=lama"], "model.config.model_type is 'lama'"),
     (["data.path=good.jsonl", "model.attention=sdpaa"], "cannot build a llama model with model.at"),
-    (["data.path=good.jsonl", "precision=16-mixed"], "precision is 16-mixed, which needs a GPU; o"),
+    (["data.path=good.jsonl", "precision=16-mixed"], "precision is '16-mixed'; expected one of"),
     (["data.path=good.jsonl", "trainer.max_time=soon"], "trainer.max_time is 'soon'; expected 90s"),
     (["data.path=good.jsonl", "trainer.accelerator=no"], "trainer: You selected an invalid accele"),
     (["data.path=good.jsonl", "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1.0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ontogeny.errors import ConfigError
+from ontogeny.configuration import PRECISIONS
 from ontogeny.precision import autocast, cpu_has_bf16, resolve_precision
 
 
@@ -27,11 +27,11 @@ def test_auto_is_float32_on_a_cpu_without_bf16(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_precision("auto", "cpu") == "32-true"
 
 
-def test_auto_is_bf16_on_a_gpu_that_has_it_else_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bf16_on_a_gpu_that_has_it_else_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert resolve_precision("auto", "cuda") == "bf16-mixed"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert resolve_precision("auto", "cuda") == "16-mixed"
+    assert resolve_precision("auto", "cuda") == "32-true"
 
 
 def test_auto_is_float32_on_other_devices() -> None:
@@ -42,9 +42,8 @@ def test_what_was_asked_for_is_kept() -> None:
     assert resolve_precision("64-true", "cpu") == "64-true"
 
 
-def test_float16_on_a_cpu_is_refused_instead_of_replaced() -> None:
-    with pytest.raises(ConfigError, match="16-mixed, which needs a GPU; on a CPU use bf16-mixed"):
-        resolve_precision("16-mixed", "cpu")
+def test_float16_with_a_loss_scaler_is_not_offered() -> None:
+    assert "16-mixed" not in PRECISIONS
 
 
 def test_mixed_precision_multiplies_in_bfloat16() -> None:
