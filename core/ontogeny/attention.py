@@ -6,8 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 from transformers.masking_utils import (
     create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
     create_masks_for_generate,
     packed_sequence_mask_function,
 )
@@ -15,7 +17,7 @@ from transformers.masking_utils import (
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
     from ontogeny.objective import Batch
@@ -24,6 +26,10 @@ Mask = torch.Tensor | dict[str, object]  # one, or one for each type of layer
 
 # Every value that transformers' models take besides the mask.
 _PASSED = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+_ENCODER_MASKS = {
+    "full_attention": create_bidirectional_mask,
+    "sliding_attention": create_bidirectional_sliding_window_mask,
+}
 
 
 def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
@@ -31,11 +37,26 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
 
     A packed batch (one with `document_ids`, [B, T]) gets a block-diagonal attention mask, so that
     no document sees another one in its row, also where the model would not find out by itself.
+    Positions that a batch gives begin at 0; those that the model gets, where it begins to count.
     """
     inputs: dict[str, object] = {name: batch[name] for name in _PASSED if name in batch}
     if "document_ids" in batch:
         inputs["attention_mask"] = isolation_mask(model, batch["document_ids"])
+    if "position_ids" in batch and (first := first_position(model)):
+        inputs["position_ids"] = batch["position_ids"] + first
     return inputs
+
+
+def first_position(model: nn.Module) -> int:
+    """Return the position of a document's first token: 0, or more in the family of RoBERTa.
+
+    Those models have no position for padding, and count from the id of the padding token on.
+    """
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if padding is not None and "position_embeddings" in name.split("."):
+            return int(padding) + 1
+    return 0
 
 
 def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Mask:
@@ -88,7 +109,10 @@ def _library_mask(model: nn.Module, config: PreTrainedConfig, document_ids_BT: T
     }
     if is_causal(model):
         return cast("Mask", create_masks_for_generate(**arguments))
-    return cast("Mask", create_bidirectional_mask(**arguments))
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return cast("Mask", create_bidirectional_mask(**arguments))
+    return {kind: _ENCODER_MASKS[kind](**arguments) for kind in set(types)}
 
 
 def is_causal(model: nn.Module) -> bool:

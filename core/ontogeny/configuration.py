@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from hydra.core.config_store import ConfigStore
@@ -29,6 +31,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"base": options.Data},
     "optimizer": {"adamw": options.AdamW, "sgd": options.SGD},
     "scheduler": {"base": options.Schedule},
+    "forgetting": {"base": options.Forgetting},
     "trainer": {"base": options.Trainer},
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
@@ -50,6 +53,7 @@ class StageConfig:
     evaluator: dict[str, object] = field(default_factory=dict)
     optimizer: object = field(default_factory=options.AdamW)
     scheduler: object = field(default_factory=options.Schedule)
+    forgetting: options.Forgetting = field(default_factory=options.Forgetting)
     trainer: options.Trainer = field(default_factory=options.Trainer)
     callbacks: dict[str, object] = field(default_factory=dict, metadata=options.VOLATILE)
     logger: dict[str, object] = field(default_factory=dict, metadata=options.VOLATILE)
@@ -214,9 +218,7 @@ def stable(value: object) -> object:
         return {"options": type(value).__qualname__, **kept}
     if isinstance(value, Mapping):
         return {str(key): stable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [stable(item) for item in value]
-    return value
+    return _plain_value(value, stable)
 
 
 def plain(value: object) -> object:
@@ -227,6 +229,12 @@ def plain(value: object) -> object:
         }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    return _plain_value(value, plain)
+
+
+def _plain_value(value: object, inner: Callable[[object], object]) -> object:
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+        return [inner(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from ontogeny.options import column_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ontogeny.adapter import Bundle
     from ontogeny.objective import Row
     from ontogeny.options import Data
@@ -38,9 +39,25 @@ class EvaluationData:
     rows: Mapping[str, Sequence[Row]]
     options: Data
 
+    def read(self, path: str, columns: Sequence[Sequence[str]]) -> list[Row]:
+        """Return all rows of another file, glob, folder or Hub name, read as the data is.
+
+        `columns` are the alternatives that a row must have one of. The option that names the path
+        must be declared with `field(metadata=FILE)`, so that its content is in the stage's key.
+        """
+        from ontogeny.data.reading import read_rows  # noqa: PLC0415  contracts import nothing heavy
+
+        names = column_names(self.options)
+        unit = self.options.text_unit
+        records = read_rows(path, columns=names, required=columns, text_unit=unit)
+        return [record.row for record in records]
+
 
 class Evaluator(ABC):
     """A measurement of a model; built as `Implementation(options)`."""
+
+    # Columns that a held-out row must have: any one of these alternatives; none: it reads no rows.
+    columns: ClassVar[Sequence[Sequence[str]]] = (("text",),)
 
     def check(self, bundle: Bundle, data: EvaluationData) -> None:
         """Raise, before the training begins, for what `evaluate` would fail on after it."""

@@ -15,6 +15,7 @@ from ontogeny.data.loader import StepSampler, step_loader
 from ontogeny.distributed import Ranks
 from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.evaluation import flat
+from ontogeny.forgetting import ForgettingBudget, mixture_changes, require_no_workers
 from ontogeny.lightning_module import TrainingModule
 from ontogeny.metrics_log import MetricsBuffer, MetricsFile
 from ontogeny.optimization import optimizer_factory
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
     import lightning as L
     from lightning.pytorch.loggers import Logger
 
-    from ontogeny.adapter import Bundle
+    from ontogeny.adapter import Adapter, Bundle
     from ontogeny.data.pipeline import TrainingRows
     from ontogeny.decisions import Decisions
     from ontogeny.evaluation import Evaluation
+    from ontogeny.forgetting import Comparison
     from ontogeny.objective import Objective
     from ontogeny.stage import StageContext
+
+
+LOOKS = 10  # at what is forgotten, where a budget is set and trainer.evaluate_every is not
 
 
 class Fit:
@@ -57,6 +62,7 @@ class Fit:
         # All options are read here: before the fit, the preflight asks which ones nothing reads.
         self.clip, self.compile = options.gradient_clip_val, options.compile
         self.evaluate_every, self.workers = options.evaluate_every, self.config.data.workers
+        require_no_workers(self.config.forgetting, self.config.data)
         self.states = context.folder / TRAINING_STATES
         self.resumed = self._find_state()
         self.buffer = MetricsBuffer(self._loggers(), options.log_every)
@@ -86,38 +92,51 @@ class Fit:
         """How many tokens the run trains on at most."""
         return self.steps * self.sampler.rows_per_step * self.rows.capacity
 
-    def run(self, bundle: Bundle, evaluation: Evaluation, decisions: Decisions) -> tuple[bool, int]:
+    def run(
+        self,
+        bundle: Bundle,
+        adapters: Sequence[Adapter],
+        evaluation: Evaluation,
+        comparison: Comparison,
+        decisions: Decisions,
+    ) -> tuple[bool, int]:
         """Fit; return whether the run is complete, and how many steps are done."""
-        module = self._module(bundle)
-        if self.resumed and self.resumed.step >= self.steps:
+        module = self._module(bundle, adapters)
+        if self.resumed and (self.resumed.ended or self.resumed.step >= self.steps):
             state = TrainingStates().load_checkpoint(self._state_path())
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
-            return self._result(self.steps)
+            module.ended = self.resumed.ended
+            for position, weights in mixture_changes(state):
+                self.rows.mixture.change(position, weights)
+            return self._result(module, self.resumed.step)
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
         if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
             compile_body(bundle.model, home() / "compiled")
-        self._evaluate_in_the_loop(bundle, evaluation)
+        self._evaluate_in_the_loop(bundle, evaluation, comparison)
+        self._add_callbacks(
+            [own for each in adapters for own in each.callbacks(bundle, self.steps)]
+        )
         loader = step_loader(self.rows, self.objective, self.sampler, self.workers)
         path = self._state_path() if self.resumed else None
         try:
             with self.context.interruption.deferring(), self.ranks.running():
                 self.trainer.fit(module, loader, ckpt_path=path, weights_only=True)
                 module.check_finite()
-                if module.consumed >= self.steps:
+                if module.ended or module.consumed >= self.steps:
                     # Evaluations may take long: being killed there must not cost the training.
                     self.saver.save(self.trainer, module)
         finally:
             self.buffer.flush()
         if self.context.interruption.received is not None:
             raise self.context.interruption.error()
-        return self._result(module.consumed)
+        return self._result(module, module.consumed)
 
     def _state_path(self) -> Path:
         return cast("Found", self.resumed).path or self.states
 
-    def _result(self, steps: int) -> tuple[bool, int]:
+    def _result(self, module: TrainingModule, steps: int) -> tuple[bool, int]:
         """Return (complete, steps); ranks other than the first have nothing more to do."""
-        complete = steps >= self.steps
+        complete = module.ended or steps >= self.steps
         if not is_first_rank():
             raise FitIsOver(complete=complete)
         return complete, steps
@@ -146,8 +165,9 @@ class Fit:
             limits.append(options.max_steps)
         return min(limits, default=per_epoch)
 
-    def _module(self, bundle: Bundle) -> TrainingModule:
-        make = optimizer_factory(self.config.optimizer, self.config.scheduler, self.steps)
+    def _module(self, bundle: Bundle, adapters: Sequence[Adapter]) -> TrainingModule:
+        groups = [group for adapter in adapters for group in adapter.parameter_groups(bundle)]
+        make = optimizer_factory(self.config.optimizer, self.config.scheduler, self.steps, groups)
         module = TrainingModule(
             bundle.model, self.objective, make, seed=self.config.seed, clip=self.clip
         )
@@ -167,18 +187,31 @@ class Fit:
             ranks=self.ranks,
         )
 
-    def _evaluate_in_the_loop(self, bundle: Bundle, evaluation: Evaluation) -> None:
-        if self.evaluate_every == 0:
+    def _evaluate_in_the_loop(
+        self, bundle: Bundle, evaluation: Evaluation, comparison: Comparison
+    ) -> None:
+        every, watched = self.evaluate_every, self.config.forgetting.budget is not None
+        if watched and every == 0:
+            every = max(1, self.steps // LOOKS)
+        if every == 0:
             return
+        mixture, announce = self.rows.mixture, self.context.announce
+        budget = ForgettingBudget(comparison, mixture, self.sampler, announce)
 
-        def evaluate(step: int) -> None:
-            metrics = flat(evaluation.run(bundle))
-            self.buffer.write(step, metrics)
+        def evaluate(module: TrainingModule) -> None:
+            results = evaluation.run(bundle)
+            metrics = flat(results)
+            self.buffer.write(module.consumed, metrics)
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in metrics.items())
-            self.context.announce(f"step {step}: {', '.join(listed)}")
+            announce(f"step {module.consumed}: {', '.join(listed)}")
+            budget.look(module, results)
 
-        callbacks = cast("list[L.Callback]", self.trainer.callbacks)  # type: ignore[attr-defined]
-        callbacks.insert(0, EvaluateEvery(self.evaluate_every, evaluate))
+        self._add_callbacks([EvaluateEvery(every, evaluate), budget])
+
+    def _add_callbacks(self, callbacks: Sequence[L.Callback]) -> None:
+        """Put callbacks before those that are there: states are saved after all others acted."""
+        known = cast("list[L.Callback]", self.trainer.callbacks)  # type: ignore[attr-defined]
+        known[:0] = callbacks
 
     def _loggers(self) -> Sequence[Logger]:
         first = self.resumed.step if self.resumed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 class Head(ABC):
     """How a model is loaded with its output layers; built as `Implementation(options)`."""
+
+    def configure(self, facts: Mapping[str, object]) -> None:
+        """Take what the objective's survey found in the data, such as the names of the labels.
+
+        Called before `load` where there is training data; without it, `load` goes by the config of
+        the checkpoint.
+        """
+        del facts
 
     @abstractmethod
     def load(self, model: Model, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

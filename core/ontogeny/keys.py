@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
 
@@ -16,17 +17,22 @@ if TYPE_CHECKING:
     from ontogeny.store import Store
 
 
+COMPARED = ("domain", "general", "task")  # texts of the stages that compare
+
+
 def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     """Return the key of a stage; raise DataError or CheckpointError for missing inputs."""
     options = cast("dict[str, dict[str, object]]", stable(config))
     groups = ("model", "tokenizer", "teacher")
     inputs = {group: _take_digest(group, options[group]) for group in groups}
-    for name in ("path", "sources", "example"):
+    for name in ("path", "sources", "example", *COMPARED):
         options["data"].pop(name)
     cast("dict[str, object]", options["data"]["validation"]).pop("path")
+    files = _file_digests(config, store)
     return digest_json(
         {
             "options": options,
+            **({"files": files} if files else {}),
             "inputs": inputs,
             "data": _data_digests(config, store),
             "code": _code_versions(config, registry),
@@ -58,10 +64,30 @@ def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
     digests: dict[str, object] = {}
     if data.sources or data.path is not None or data.example:
         for name, source in sources_of(data).items():
-            digests[name] = [digest_source(source.path, cache), source.weight]
+            own = source.validation
+            held_out = None if own is None else digest_source(own, cache)
+            digests[name] = [digest_source(source.path, cache), source.weight, held_out]
+    for name in COMPARED:
+        if (path := getattr(data, name).path) is not None:
+            digests[f"data.{name}"] = digest_source(path, cache)
     if data.validation.path:
         digests["validation"] = digest_source(data.validation.path, cache)
     return digests
+
+
+def _file_digests(config: StageConfig, store: Store) -> list[str]:
+    """Return the digests of the files that components' own options name."""
+    cache = DigestCache(store.root / "digests")
+    parts = [config.stage, config.objective, config.head]
+    parts += [*config.adapter.values(), *config.evaluator.values()]
+    paths = [
+        getattr(options, item.name)
+        for options in parts
+        if is_dataclass(options)
+        for item in fields(options)
+        if item.metadata.get("file")
+    ]
+    return [digest_source(path, cache) for path in paths if path is not None]
 
 
 def _code_versions(config: StageConfig, registry: Registry) -> list[str]:

@@ -39,6 +39,7 @@ class TrainingModule(L.LightningModule):
         self.model = model
         self.objective = objective
         self.consumed = 0  # steps of data taken; Lightning's counters depend on where it saved
+        self.ended = False  # before its last step, by what an evaluation has found
         self.record: Callable[[int, dict[str, Tensor | float]], None] = lambda *_: None
         self._make_optimizer = make_optimizer
         self._seed = seed
@@ -56,11 +57,12 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Add our own count of steps to the training state."""
-        checkpoint["consumed"] = self.consumed
+        checkpoint["consumed"], checkpoint["ended"] = self.consumed, self.ended
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Take our own count of steps out of the training state."""
         self.consumed = int(cast("int", checkpoint["consumed"]))
+        self.ended = bool(checkpoint["ended"])
 
     def training_step(self, batches: Sequence[Batch], _: int) -> None:
         """Do the optimiser step, or steps, that one item of the loader stands for."""
@@ -115,10 +117,16 @@ class TrainingModule(L.LightningModule):
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
+        self._tell_of_gradients(optimizer)
         optimizer.zero_grad(set_to_none=True)
         cast("LRScheduler", self.lr_schedulers()).step()
         logged = {f"train/{name}": value / weight for name, value in sums.items()}
         self.record(step, {**logged, "train/gradient_norm": norm, "train/lr": lr})
+
+    def _tell_of_gradients(self, optimizer: Optimizer) -> None:
+        """Call the hook that Lightning calls only when it optimises by itself."""
+        for callback in cast("list[L.Callback]", self.trainer.callbacks):  # type: ignore[attr-defined]
+            callback.on_before_zero_grad(self.trainer, self, optimizer)
 
     def _guard(self, optimizer: Optimizer, finite: Tensor, step: int) -> None:
         """Keep a NaN out of the weights: at once on a CPU, without a synchronisation on a GPU."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.spelling import suggestion
@@ -28,6 +29,7 @@ def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> 
     weights of the body: those of a head may be new.
     """
     source = str(model.source)
+    disable_progress_bar()  # of transformers, one for each file
     try:
         config = AutoConfig.from_pretrained(source)
         _apply(config, changes)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.data.corpus import Corpus
     from ontogeny.preflight import Proof
 
 Row = Mapping[str, object]  # one record of the user's data, with canonical column names
@@ -47,12 +48,23 @@ class Objective(ABC):
     # Whether several examples may share one row of the batch, isolated from each other.
     packs: ClassVar[bool] = False
 
+    def survey(self, corpus: Corpus) -> dict[str, object]:
+        """Return what must be known of all the data before a row is prepared, such as labels.
+
+        Called once, before `prepare`, with the rows as they are in the files. The result (JSON)
+        goes to `Head.configure` and into the key of the prepared data; keep in the objective what
+        `prepare` needs of it. Raises DataError for rows that do not fit together.
+        """
+        del corpus
+        return {}
+
     @abstractmethod
     def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
         """Tokenise rows; the result is cached by content and memory-mapped.
 
         A row may give no, one or several examples. Must depend on nothing but the rows, the
-        tokenizer and the options. Labels are aligned: `labels[t]` is what position t predicts.
+        tokenizer, the options and what `survey` found. Labels are aligned: `labels[t]` is what
+        position t predicts.
         """
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -18,37 +19,87 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from ontogeny.adapter import ParameterGroup
     from ontogeny.lightning_module import MakeOptimizer
 
 
-def optimizer_factory(optimizer: object, scheduler: object, steps: int) -> MakeOptimizer:
-    """Return a function that builds the optimiser and the schedule for a model."""
+def optimizer_factory(
+    optimizer: object, scheduler: object, steps: int, own: Sequence[ParameterGroup] = ()
+) -> MakeOptimizer:
+    """Return a function that builds the optimiser and the schedule for a model.
+
+    `own` are the groups of the adapters: of two that hold a parameter, the later one decides.
+    """
 
     def make(model: nn.Module) -> tuple[Optimizer, LRScheduler]:
-        built = _optimizer(optimizer, model)
+        built = _optimizer(optimizer, model, own)
         return built, _scheduler(scheduler, built, steps)
 
     return make
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split trainable parameters: matrices are decayed, vectors (biases, norms) are not."""
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate and the weight decay of what no adapter treats in its own way."""
+
+    lr: float | None  # None: the optimiser's own default
+    weight_decay: float
+    embedding_lr: float | None = None  # of input and output embeddings; None: lr
+
+
+def parameter_groups(
+    model: nn.Module, rates: Rates, own: Sequence[ParameterGroup] = ()
+) -> list[dict[str, object]]:
+    """Split trainable parameters by learning rate and weight decay.
+
+    Matrices are decayed, vectors (biases, norms) are not. Groups come in the order in which the
+    model has them, so that a training state finds them again.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         msg = "no parameter of the model is trainable; check the adapters"
         raise ConfigError(msg)
-    matrices = [parameter for parameter in trained if parameter.dim() >= 2]
-    vectors = [parameter for parameter in trained if parameter.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    chosen = {parameter: group for group in own for parameter in group.parameters}
+    embeddings = _embeddings(model) if rates.embedding_lr is not None else set()
+    groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
+    for parameter in trained:
+        lr = rates.embedding_lr if parameter in embeddings else rates.lr
+        decay = rates.weight_decay if parameter.dim() >= 2 else 0.0
+        if (group := chosen.get(parameter)) is not None:
+            lr = _scaled(lr, group.lr_ratio)
+            decay = decay if group.weight_decay is None else group.weight_decay
+        groups.setdefault((lr, decay), []).append(parameter)
+    main = sorted(groups, key=lambda key: key[0] != rates.lr)  # the log shows the first group's
+    return [
+        {"params": groups[lr, decay], "weight_decay": decay, **({} if lr is None else {"lr": lr})}
+        for lr, decay in main
     ]
-    return [group for group in groups if group["params"]]
 
 
-def _optimizer(options: object, model: nn.Module) -> Optimizer:
+def _scaled(lr: float | None, ratio: float) -> float | None:
+    if lr is None and ratio != 1.0:
+        msg = "optimizer.lr is not set, but an adapter trains some weights at a multiple of it"
+        raise ConfigError(msg)
+    return None if lr is None else lr * ratio
+
+
+def _embeddings(model: nn.Module) -> set[nn.Parameter]:
+    found = set()
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        layer = getattr(model, get, lambda: None)()
+        if layer is not None:
+            found.add(cast("nn.Parameter", layer.weight))
+    return found
+
+
+def _optimizer(options: object, model: nn.Module, own: Sequence[ParameterGroup]) -> Optimizer:
     arguments = _arguments(options)
-    groups = parameter_groups(model, float(cast("float", arguments.get("weight_decay", 0.0))))
+    rates = Rates(
+        lr=cast("float | None", arguments.get("lr")),
+        weight_decay=float(cast("float", arguments.get("weight_decay", 0.0))),
+        embedding_lr=cast("float | None", arguments.pop("embedding_lr", None)),
+    )
+    groups = parameter_groups(model, rates, own)
     # Torch refuses unknown arguments itself; a bad value is the user's to mend.
     try:
         return cast("Optimizer", instantiate(arguments, groups, _convert_="object"))

@@ -12,6 +12,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
+FILE = {"file": True}  # the option names rows in files: their content is part of the stage's key
 
 
 @dataclass
@@ -45,7 +46,9 @@ class Source:
     """One source of a mixture."""
 
     path: str = "???"  # file, glob, folder, Hub name or pkg://package/file
-    weight: float | None = None  # share of the tokens; none in all sources: by their size
+    # share of the tokens; none in all sources: by their size; 0: only measured, never trained on
+    weight: float | None = None
+    validation: str | None = None  # its held-out rows, as path; none: as data.validation says
 
 
 @dataclass
@@ -66,6 +69,13 @@ class Validation:
 
 
 @dataclass
+class Texts:
+    """Texts that are compared, not trained on."""
+
+    path: str | None = None  # file, glob, folder, Hub name or pkg://package/file
+
+
+@dataclass
 class Data:
     """Where rows come from and how they become batches."""
 
@@ -73,6 +83,9 @@ class Data:
     # a mixture, by tokens: sources.<name>.path and sources.<name>.weight
     sources: dict[str, Any] = field(default_factory=dict)
     example: str | None = None  # text that ships along: used while neither path nor sources is set
+    domain: Texts = field(default_factory=Texts)  # the field that a model is to learn
+    general: Texts = field(default_factory=Texts)  # what it knows already
+    task: Texts = field(default_factory=Texts)  # rows of the task that it is meant for
     validation: Validation = field(default_factory=Validation)
     text_column: str = "text"  # name of this column in your files; the same below
     prompt_column: str = "prompt"
@@ -83,6 +96,11 @@ class Data:
     label_column: str = "label"
     tokens_column: str = "tokens"
     tags_column: str = "tags"
+    tools_column: str = "tools"
+    question_column: str = "question"
+    context_column: str = "context"
+    answers_column: str = "answers"
+    choices_column: str = "choices"
     text_unit: str = "block"  # what one row of a .txt or .md is: document, paragraph, line, block
     max_length: int = 512  # tokens in a row of the batch
     batch_size: int = 8  # rows per device and forward pass
@@ -101,12 +119,19 @@ class Data:
         require_not_negative("data.workers", self.workers)
 
 
+def column_names(data: Data) -> dict[str, str]:
+    """Return the user's column name for each canonical one, out of the `*_column` options."""
+    names = [item.name for item in fields(data) if item.name.endswith("_column")]
+    return {name.removesuffix("_column"): getattr(data, name) for name in names}
+
+
 @dataclass
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019); vectors (biases, norms) are not decayed."""
 
     _target_: str = "torch.optim.AdamW"
     lr: float = 1e-3  # peak learning rate
+    embedding_lr: float | None = None  # of input and output embeddings; none: lr
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -125,6 +150,7 @@ class SGD:
 
     _target_: str = "torch.optim.SGD"
     lr: float = 0.1  # peak learning rate
+    embedding_lr: float | None = None  # of input and output embeddings; none: lr
     momentum: float = 0.9
     weight_decay: float = 0.0
 
@@ -149,6 +175,30 @@ class Schedule:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 msg = f"scheduler.{name} is {value}; expected a number from 0 to 1"
+                raise ConfigError(msg)
+
+
+@dataclass
+class Forgetting:
+    """What a stage may lose of what the model knew: bits per byte of a source, held-out rows."""
+
+    # name in data.sources of the text that must not be forgotten; none: general, else replay
+    source: str | None = None
+    budget: float | None = None  # relative rise that is allowed, as 0.05; none: only reported
+    action: str = "stop"  # past the budget: stop, or replay (raise the source's share)
+    replay_step: float = 0.1  # what `replay` adds to the source's share of the tokens, each time
+    replay_limit: float = 0.5  # share at which `replay` adds no more, but stops
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("forgetting.action", self.action, ("stop", "replay"))
+        if self.budget is not None and self.budget <= 0:
+            msg = f"forgetting.budget is {self.budget}; expected more than 0, or null for none"
+            raise ConfigError(msg)
+        for name in ("replay_step", "replay_limit"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                msg = f"forgetting.{name} is {value}; expected a share between 0 and 1"
                 raise ConfigError(msg)
 
 
@@ -203,11 +253,14 @@ def _source(name: str, given: object) -> Source:
         if each not in known:
             msg = f"no option {key}.{each}{suggestion(str(each), known)}; known: {', '.join(known)}"
             raise ConfigError(msg)
-    weight = given.get("weight")
+    weight, validation = given.get("weight"), given.get("validation")
+    if validation is not None and not isinstance(validation, str):
+        msg = f"{key}.validation is {validation!r}; expected a file, glob, folder or Hub name"
+        raise ConfigError(msg)
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
         msg = f"{key}.weight is {weight!r}; expected a number"
         raise ConfigError(msg)
-    return Source(given["path"], weight)
+    return Source(given["path"], weight, validation)
 
 
 def require_positive(key: str, value: int) -> None:

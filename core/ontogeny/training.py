@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -9,6 +10,7 @@ import torch
 
 from ontogeny.adapter import Adapter, Bundle
 from ontogeny.configuration import stable
+from ontogeny.data.corpus import Corpus
 from ontogeny.data.pipeline import (
     PreparedSource,
     SourceReader,
@@ -23,6 +25,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.evaluation import Evaluation
 from ontogeny.evaluator import EvaluationData
 from ontogeny.fit import Fit
+from ontogeny.forgetting import Comparison
 from ontogeny.head import Head
 from ontogeny.liveness import unread
 from ontogeny.models import longest_context
@@ -37,12 +40,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ontogeny.objective import Batch
     from ontogeny.stage import StageContext
 
 
 # Keys that nothing has read before the first step: the fit, or what comes after it, will.
 READ_LATER = (
-    *("evaluator.", "stage.", "optimizer.", "callbacks.", "logger."),
+    *("evaluator.", "stage.", "optimizer.", "forgetting.", "callbacks.", "logger."),
     *("data.workers.", "trainer.compile.", "trainer.evaluate_every.", "trainer.gradient_clip_val."),
 )
 
@@ -55,16 +59,21 @@ class Trained:
     steps: int
     complete: bool
     evaluation: Evaluation
+    comparison: Comparison
     lineage: dict[str, object]
 
 
 class Training:
     """One training run of a stage; `run` is the order in which everything happens."""
 
-    def __init__(self, context: StageContext, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, context: StageContext, tokenizer: PreTrainedTokenizerBase, *, compares: bool
+    ) -> None:
         self.context = context
         self.config = context.config
-        self.tokenizer = tokenizer
+        self.original_tokenizer = self.tokenizer = tokenizer
+        self.compares = compares  # with the model as it was given
+        self.facts: dict[str, object] = {}
         self.folder = context.folder
         self.objective = cast("Objective", context.registry.build(self.config.objective))
         self.head = cast("Head", context.registry.build(self.config.head))
@@ -75,6 +84,7 @@ class Training:
 
     def run(self) -> Trained:
         """Train to the end, or to where time or a signal ends it."""
+        self._look_at_the_data()
         sources = self._prepare_data()
         rows = TrainingRows(sources, self.objective, self.config.data, self.config.seed)
         decisions = Decisions(self.folder)
@@ -85,21 +95,41 @@ class Training:
         cast("nn.Module", bundle.model).to(fit.device)
         evaluation = self._evaluation(sources, precision)
         evaluation.check(bundle)
+        comparison = self._comparison(bundle, evaluation)
+        bundle = self._adapt(bundle, rows, fit)
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
-        complete, steps = fit.run(bundle, evaluation, decisions)
+        adapters = list(self.adapters.values())
+        complete, steps = fit.run(bundle, adapters, evaluation, comparison, decisions)
         cast("nn.Module", bundle.model).to(fit.device)
-        for adapter in reversed(self.adapters.values()):
+        for adapter in reversed(adapters):
             bundle = adapter.settle(bundle)
-        return Trained(bundle, steps, complete, evaluation, self._lineage(sources, steps))
+        shares = rows.mixture.shares_after(steps * fit.sampler.rows_per_step)
+        if len(shares) > 1:
+            self.context.announce(f"data: shares of the tokens seen: {_percentages(shares)}")
+        lineage = self._lineage(sources, shares, steps)
+        return Trained(bundle, steps, complete, evaluation, comparison, lineage)
+
+    def _look_at_the_data(self) -> None:
+        """Let adapters extend the tokenizer, and tell the head what the objective finds."""
+        columns, store = self.objective.columns, self.context.store
+        corpus = Corpus(self.config.data, columns, store, self.context.announce)
+        for adapter in self.adapters.values():
+            self.tokenizer = adapter.extend(self.tokenizer, corpus)
+        self.facts = self.objective.survey(corpus)
+        self.head.configure(self.facts)
 
     def _prepare_data(self) -> list[PreparedSource]:
         data = self.config.data
         digest = tokenizer_digest(self.tokenizer)
         cache = DigestCache(self.context.store.root / "digests")
         kind, registered = self.context.registry.find(self.config.objective)
-        identity = {kind: registered.component.name, "options": stable(self.config.objective)}
+        identity = {
+            kind: registered.component.name,
+            "options": stable(self.config.objective),
+            "survey": self.facts,
+        }
         prepared = []
         for name, source in sources_of(data).items():
             reader = SourceReader(name, source.path, data, self.objective.columns)
@@ -133,16 +163,38 @@ class Training:
     def _load(self) -> Bundle:
         """Build or load the model and apply the adapters; weights depend on the seed alone."""
         seed_everything(self.config.seed, "weights")
-        bundle = Bundle(
-            self.head.load(self.config.model, self.tokenizer), self.tokenizer, self.head
-        )
+        tokenizer = self.original_tokenizer
+        bundle = Bundle(self.head.load(self.config.model, tokenizer), tokenizer, self.head)
+        bundle.model.config.use_cache = False
+        return bundle
+
+    def _comparison(self, bundle: Bundle, evaluation: Evaluation) -> Comparison:
+        """Measure the model as it was given, unless a run that was cut off has done so."""
+        options, data = self.config.forgetting, self.config.data
+        comparison = Comparison(options, data, self.folder / "before.json")
+        if (self.compares or options.budget is not None) and not comparison.before:
+            comparison.start(evaluation.run(bundle))
+        return comparison
+
+    def _adapt(self, bundle: Bundle, rows: TrainingRows, fit: Fit) -> Bundle:
+        """Apply the adapters; what they draw depends on the seed alone."""
         for name, adapter in self.adapters.items():
             seed_everything(self.config.seed, "adapter", name)
             bundle = adapter.apply(bundle)
+        cast("nn.Module", bundle.model).to(fit.device)
+        for name, adapter in self.adapters.items():
+            seed_everything(self.config.seed, "initialise", name)
+            adapter.initialise(bundle, self._first_batches(rows, fit))
         if self.config.trainer.gradient_checkpointing:
             _checkpoint_activations(bundle.model)
-        bundle.model.config.use_cache = False
         return bundle
+
+    def _first_batches(self, rows: TrainingRows, fit: Fit) -> Iterator[Batch]:
+        """Yield the batches of the run from its first step on, on the device, for one epoch."""
+        size = self.config.data.batch_size
+        for first in range(0, min(len(rows), fit.steps * fit.sampler.rows_per_step), size):
+            batch = self.objective.collate([rows[first + row] for row in range(size)])
+            yield {name: tensor.to(fit.device) for name, tensor in batch.items()}
 
     def _check_length(self, bundle: Bundle) -> None:
         longest = longest_context(bundle.model)
@@ -173,10 +225,9 @@ class Training:
         for name, truncated in rows.truncated.items():
             if truncated:
                 announce(f"data: {truncated} examples of {name} cut to {rows.capacity} tokens")
-        shares = rows.mixture.shares_after(fit.steps * fit.sampler.rows_per_step)
-        if len(shares) > 1:
-            listed = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-            announce(f"data: shares of tokens: {listed}")
+        if len(rows.mixture.sources) > 1:
+            asked = _percentages(rows.mixture.shares)
+            announce(f"data: shares of tokens: {asked}")
 
     def _preflight(self, bundle: Bundle, rows: TrainingRows, steps: int) -> None:
         if isinstance(self.config.scheduler, Schedule):
@@ -208,10 +259,19 @@ class Training:
             line = f"preflight: {proof.name:<{width}}  {marks[proof.holds]:<15} {proof.evidence}"
             self.context.announce(line)
 
-    def _lineage(self, sources: list[PreparedSource], steps: int) -> dict[str, object]:
+    def _lineage(
+        self, sources: list[PreparedSource], shares: Mapping[str, float], steps: int
+    ) -> dict[str, object]:
         paths = {name: source.path for name, source in sources_of(self.config.data).items()}
-        data = [{"name": s.name, "path": paths[s.name], **s.facts} for s in sources]
+        data = [
+            {"name": s.name, "path": paths[s.name], "share": shares[s.name], **s.facts}
+            for s in sources
+        ]
         return {**self.context.lineage, "steps": steps, "data": data}
+
+
+def _percentages(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:

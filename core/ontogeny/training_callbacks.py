@@ -110,17 +110,16 @@ class SaveAndStop(L.Callback):
 
 
 class EvaluateEvery(L.Callback):
-    """Calls an evaluation before the first step and after every n."""
+    """Calls an evaluation before the first step and after every n; it may end the fit."""
 
-    def __init__(self, every: int, evaluate: Callable[[int], None]) -> None:
+    def __init__(self, every: int, evaluate: Callable[[TrainingModule], None]) -> None:
         self.every = every
         self.evaluate = evaluate
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model as it was given, unless the run goes on from a training state."""
-        del trainer
         if cast("TrainingModule", pl_module).consumed == 0:
-            self.evaluate(0)
+            self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -131,7 +130,12 @@ class EvaluateEvery(L.Callback):
         batch_idx: int,
     ) -> None:
         """Evaluate after every n steps."""
-        del trainer, outputs, batch, batch_idx
-        step = cast("TrainingModule", pl_module).consumed
-        if step % self.every == 0:
-            self.evaluate(step)
+        del outputs, batch, batch_idx
+        if cast("TrainingModule", pl_module).consumed % self.every == 0:
+            self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module = cast("TrainingModule", pl_module)
+        self.evaluate(module)
+        if module.ended:
+            trainer.should_stop = True

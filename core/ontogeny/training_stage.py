@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ontogeny.checkpoint import save_checkpoint
 from ontogeny.folders import write_text
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class TrainingStage(Stage):
     """A stage that trains a model with an objective and leaves a checkpoint."""
 
+    # Whether what the stage has gained and forgotten is measured and reported.
+    compares: ClassVar[bool] = False
+
     @abstractmethod
     def tokenizer(self, context: StageContext) -> PreTrainedTokenizerBase:
         """Return the tokenizer that this stage works with."""
@@ -31,10 +34,13 @@ class TrainingStage(Stage):
 
     def run(self, context: StageContext) -> StageResult:
         """Train, save the checkpoint, measure it."""
-        trained = Training(context, self.tokenizer(context)).run()
+        training = Training(context, self.tokenizer(context), compares=self.compares)
+        trained = training.run()
         checkpoint = context.folder / "checkpoint"
         save_checkpoint(trained.bundle, checkpoint, trained.lineage)
         metrics = trained.evaluation.run(trained.bundle)
+        if changes := trained.comparison.metrics(metrics):
+            metrics["forgetting"] = changes
         trained.bundle.model.eval()
         samples = self.samples(trained.bundle, context)
         shown = [{"prompt": sample.prompt, "text": sample.text} for sample in samples]

@@ -49,6 +49,7 @@ class Found:
     step: int = 0
     refused: list[str] = field(default_factory=list)
     rows_per_step: int | None = None  # as it was when the state was saved
+    ended: bool = False  # whether the run was over there, before its last step
 
 
 class TrainingStates(CheckpointIO):
@@ -133,8 +134,9 @@ def find_latest(root: Path) -> Found:
         _log.warning(message)
     if found is None:
         return Found(refused=refused)
-    rows = verify_manifest(found[1], digests=False).get("rows_per_step")
-    return Found(found[1], found[0], refused, cast("int | None", rows))
+    facts = verify_manifest(found[1], digests=False)
+    rows = cast("int | None", facts.get("rows_per_step"))
+    return Found(found[1], found[0], refused, rows, bool(facts.get("ended")))
 
 
 def prune(root: Path, keep: int = 2) -> None:
@@ -186,6 +188,7 @@ def _facts(folder: Path, checkpoint: Mapping[str, object]) -> dict[str, object]:
     return {
         "step": int(match[1]) if match else checkpoint.get("global_step"),
         "rows_per_step": checkpoint.get("rows_per_step"),
+        "ended": checkpoint.get("ended", False),
         "world_size": torch.distributed.get_world_size() if distributed else 1,
         "versions": {name: _version(name) for name in PACKAGES},
     }

@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from ontogeny.errors import ConfigError
-from ontogeny.optimization import optimizer_factory, parameter_groups
+from ontogeny.optimization import Rates, optimizer_factory, parameter_groups
 from ontogeny.options import SGD, AdamW, Schedule
 from ontogeny.schedule import factor
+
+
+RATES = Rates(lr=1.0, weight_decay=0.1)
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def names_of(model: nn.Module, group: dict[str, object]) -> set[str]:
 
 
 def test_matrices_are_decayed_and_vectors_are_not(model: nn.Module) -> None:
-    matrices, vectors = parameter_groups(model, 0.1)
+    matrices, vectors = parameter_groups(model, RATES)
     assert names_of(model, matrices) == {"0.weight", "2.weight"}
     assert matrices["weight_decay"] == 0.1
     assert names_of(model, vectors) == {"1.weight", "1.bias", "2.bias"}
@@ -34,24 +37,24 @@ def test_matrices_are_decayed_and_vectors_are_not(model: nn.Module) -> None:
 def test_tied_weights_stand_in_one_group_once() -> None:
     tied = nn.ModuleDict({"embed": nn.Embedding(5, 4), "out": nn.Linear(4, 5, bias=False)})
     tied["out"].weight = tied["embed"].weight
-    (group,) = parameter_groups(tied, 0.1)
+    (group,) = parameter_groups(tied, RATES)
     assert len(group["params"]) == 1  # type: ignore[arg-type]
 
 
 def test_frozen_parameters_are_left_out(model: nn.Module) -> None:
     model[0].requires_grad_(requires_grad=False)  # type: ignore[index]
-    groups = parameter_groups(model, 0.1)
+    groups = parameter_groups(model, RATES)
     assert names_of(model, groups[0]) == {"2.weight"}
 
 
 def test_a_model_with_nothing_to_train_is_an_error(model: nn.Module) -> None:
     model.requires_grad_(requires_grad=False)
     with pytest.raises(ConfigError, match="no parameter of the model is trainable"):
-        parameter_groups(model, 0.1)
+        parameter_groups(model, RATES)
 
 
 def test_a_group_without_parameters_is_left_out() -> None:
-    assert len(parameter_groups(nn.Linear(3, 2, bias=False), 0.1)) == 1
+    assert len(parameter_groups(nn.Linear(3, 2, bias=False), RATES)) == 1
 
 
 def test_adamw_takes_all_of_its_options(model: nn.Module) -> None:

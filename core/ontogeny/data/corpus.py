@@ -36,10 +36,11 @@ class Corpus:
         return (record.row for record in self._reader(name).training_records())
 
     def held_out(self, name: str) -> Iterator[Row]:
-        """Yield the rows that are never trained on: the source's own, or `data.validation.path`."""
+        """Yield the rows that are never trained on: of a file of their own, or held out."""
         reader = self._reader(name)
-        if self.data.validation.path:
-            reader = SourceReader(name, self.data.validation.path, self.data, self.columns)
+        elsewhere = self.data.validation.path or sources_of(self.data)[name].validation
+        if elsewhere:
+            reader = SourceReader(name, elsewhere, self.data, self.columns)
             return (record.row for record in reader.records(lambda *_: None))
         records = reader.records(lambda *_: None)
         return (record.row for record in records if is_held_out(record.row, reader.share))

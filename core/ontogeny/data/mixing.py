@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -34,6 +34,21 @@ class Place(NamedTuple):
     source: int
     row: int
     epoch: int  # how often that source was gone through before
+
+
+class Change(NamedTuple):
+    """New weights of a mixture from a position on."""
+
+    position: int
+    weights: list[float]  # one for each source
+
+
+class _Segment(NamedTuple):
+    """Positions with the same shares."""
+
+    start: int
+    row_shares: list[int]
+    before: list[int]  # rows that each source has given before `start`
 
 
 @dataclass(frozen=True)
@@ -75,30 +90,53 @@ class Mixture:
     def __init__(self, sources: Sequence[Source], seed: int) -> None:
         self.sources = tuple(sources)
         self.seed = seed
-        self.rows = sum(source.rows for source in self.sources)
-        self.tokens = sum(source.tokens for source in self.sources)
+        trained = [source for source in self.sources if source.weight != 0]
+        self.rows = sum(source.rows for source in trained)
+        self.tokens = sum(source.tokens for source in trained)
+        self.changes: list[Change] = []
         _check(self.sources)
-        self._row_shares = _row_shares(self.sources)
+        self._segments = [_Segment(0, _row_shares(self.sources), [0] * len(self.sources))]
         self._phases = [int(_seeds(seed, s.name).generate_state(1)[0]) for s in self.sources]
         self._streams = [Stream(s.rows, seed, s.name) for s in self.sources]
 
     def locate(self, position: int) -> Place:
         """Return the source, the row and the epoch of that source at a position, from 0 on."""
-        source, index = interleave(position, self._row_shares, self._phases)
-        row, epoch = self._streams[source].locate(index)
+        segment = self._segment(position)
+        source, index = interleave(position - segment.start, segment.row_shares, self._phases)
+        row, epoch = self._streams[source].locate(segment.before[source] + index)
         return Place(source, row, epoch)
+
+    def change(self, position: int, weights: Sequence[float]) -> None:
+        """Take other weights from a position on, which is no earlier than that of a former change.
+
+        Each source goes on where it is: rows that were shown do not come again before the others.
+        """
+        sources = [replace(s, weight=w) for s, w in zip(self.sources, weights, strict=True)]
+        _check(sources)
+        counts = self._counts(position)
+        self._segments.append(_Segment(position, _row_shares(sources), counts))
+        self.changes.append(Change(position, list(weights)))
 
     @property
     def shares(self) -> dict[str, float]:
-        """The requested share of each source in the tokens."""
-        return self._token_shares(self._row_shares)
+        """The requested share of each source in the tokens, after the last change."""
+        return self._token_shares(self._segments[-1].row_shares)
 
     def shares_after(self, positions: int) -> dict[str, float]:
         """Return the share of each source in the tokens of the first `positions` rows.
 
         Every row counts as many tokens as the mean row of its source.
         """
-        return self._token_shares(interleaved(positions, self._row_shares, self._phases))
+        return self._token_shares(self._counts(positions))
+
+    def _segment(self, position: int) -> _Segment:
+        return next(each for each in reversed(self._segments) if each.start <= position)
+
+    def _counts(self, positions: int) -> list[int]:
+        """Count the rows of each source among the first `positions`."""
+        segment = self._segment(positions)
+        own = interleaved(positions - segment.start, segment.row_shares, self._phases)
+        return [before + count for before, count in zip(segment.before, own, strict=True)]
 
     def _token_shares(self, rows: Sequence[int]) -> dict[str, float]:
         tokens = [n * (s.tokens / s.rows) for n, s in zip(rows, self.sources, strict=True)]

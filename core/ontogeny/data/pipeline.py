@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from ontogeny.data.reading import Record, read_rows, resolve_files
 from ontogeny.data.splitting import is_held_out, row_key
 from ontogeny.digest import DigestCache, digest_files, digest_json
 from ontogeny.errors import ConfigError, DataError
-from ontogeny.options import Data, Source
+from ontogeny.options import Data, Source, column_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,12 +42,6 @@ def sources_of(data: Data) -> dict[str, Source]:
         msg = "no data: set data.path (file, glob, folder, Hub name) or data.sources.<name>.path"
         raise ConfigError(msg)
     return {"data": Source(path=path)}
-
-
-def column_names(data: Data) -> dict[str, str]:
-    """Return the user's column name for each canonical one, out of the `*_column` options."""
-    names = [item.name for item in fields(data) if item.name.endswith("_column")]
-    return {name.removesuffix("_column"): getattr(data, name) for name in names}
 
 
 def digest_source(path: str, cache: DigestCache | None) -> str:
@@ -96,7 +90,9 @@ class SourceReader:
     @property
     def share(self) -> float:
         """The share of rows that is held out here."""
-        return 0.0 if self.data.validation.path else self.data.validation.share
+        own = self.data.sources.get(self.name)
+        elsewhere = self.data.validation.path or (own is not None and own.validation)
+        return 0.0 if elsewhere else self.data.validation.share
 
 
 @dataclass(frozen=True)
@@ -310,13 +306,21 @@ def validation_rows(
     prepared: Sequence[PreparedSource],
     required: Sequence[Sequence[str]],
 ) -> dict[str, list[Row]]:
-    """Return the rows to evaluate on, by source: `data.validation.path`, or what was held out."""
+    """Return the rows to evaluate on, by source: those of a file of its own, or held out.
+
+    `data.validation.path` stands for all sources together.
+    """
     limit = data.validation.limit
     if data.validation.path:
         reader = SourceReader("validation", data.validation.path, data, required)
         return {"validation": [dict(record.row) for record in islice(reader.records(), limit)]}
-    held_out = {}
+    held_out: dict[str, list[Row]] = {}
     for source in prepared:
+        own = sources_of(data)[source.name].validation
+        if own:
+            reader = SourceReader(source.name, own, data, required)
+            held_out[source.name] = [dict(record.row) for record in islice(reader.records(), limit)]
+            continue
         with source.held_out.open() as lines:
             rows = [cast("Row", json.loads(line)) for line in islice(lines, limit)]
         if rows:
