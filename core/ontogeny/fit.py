@@ -21,6 +21,7 @@ from ontogeny.metrics_log import MetricsBuffer, MetricsFile
 from ontogeny.optimization import optimizer_factory
 from ontogeny.ranks import FitIsOver, is_first_rank
 from ontogeny.run_folder import TRAINING_STATES
+from ontogeny.selection import BestEvaluation
 from ontogeny.store import home
 from ontogeny.trainer import build_trainer, seconds
 from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop
@@ -102,17 +103,18 @@ class Fit:
     ) -> tuple[bool, int]:
         """Fit; return whether the run is complete, and how many steps are done."""
         module = self._module(bundle, adapters)
+        best = self._best()
         if self.resumed and (self.resumed.ended or self.resumed.step >= self.steps):
             state = TrainingStates().load_checkpoint(self._state_path())
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
             module.ended = self.resumed.ended
             for position, weights in mixture_changes(state):
                 self.rows.mixture.change(position, weights)
-            return self._result(module, self.resumed.step)
+            return self._result(module, self.resumed.step, best)
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
         if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
             compile_body(bundle.model, home() / "compiled")
-        self._evaluate_in_the_loop(bundle, evaluation, comparison)
+        self._evaluate_in_the_loop(bundle, evaluation, comparison, best)
         self._add_callbacks(
             [own for each in adapters for own in each.callbacks(bundle, self.steps)]
         )
@@ -129,16 +131,26 @@ class Fit:
             self.buffer.flush()
         if self.context.interruption.received is not None:
             raise self.context.interruption.error()
-        return self._result(module, module.consumed)
+        return self._result(module, module.consumed, best)
 
     def _state_path(self) -> Path:
         return cast("Found", self.resumed).path or self.states
 
-    def _result(self, module: TrainingModule, steps: int) -> tuple[bool, int]:
+    def _best(self) -> BestEvaluation | None:
+        options = self.config.trainer
+        if options.monitor is None:
+            return None
+        return BestEvaluation(options, self.states, self.context.announce)
+
+    def _result(
+        self, module: TrainingModule, steps: int, best: BestEvaluation | None
+    ) -> tuple[bool, int]:
         """Return (complete, steps); ranks other than the first have nothing more to do."""
         complete = module.ended or steps >= self.steps
         if not is_first_rank():
             raise FitIsOver(complete=complete)
+        if complete and best is not None and best.keeps:
+            best.restore(module)
         return complete, steps
 
     def _keep_rows_per_step(self) -> None:
@@ -188,7 +200,11 @@ class Fit:
         )
 
     def _evaluate_in_the_loop(
-        self, bundle: Bundle, evaluation: Evaluation, comparison: Comparison
+        self,
+        bundle: Bundle,
+        evaluation: Evaluation,
+        comparison: Comparison,
+        best: BestEvaluation | None,
     ) -> None:
         every, watched = self.evaluate_every, self.config.forgetting.budget is not None
         if watched and every == 0:
@@ -205,8 +221,11 @@ class Fit:
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in metrics.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
             budget.look(module, results)
+            if best is not None:
+                best.look(module, results)
 
-        self._add_callbacks([EvaluateEvery(every, evaluate), budget])
+        watching = [budget] if best is None else [budget, best]
+        self._add_callbacks([EvaluateEvery(every, evaluate), *watching])
 
     def _add_callbacks(self, callbacks: Sequence[L.Callback]) -> None:
         """Put callbacks before those that are there: states are saved after all others acted."""

@@ -215,6 +215,10 @@ class Trainer:
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: str = "auto"  # torch.compile: true, false, or auto (when the run is long enough)
     evaluate_every: int = 0  # steps between evaluations; 0: only at the end
+    monitor: str | None = None  # metric of these evaluations, as perplexity/bits_per_byte
+    monitor_mode: str = "auto"  # which is better: min, max, or auto (min for losses and errors)
+    patience: int | None = None  # evaluations without a better one after which training ends
+    keep_best: bool = False  # the checkpoint has the weights of the best evaluation
     save_every_steps: int | None = field(default=None, metadata=VOLATILE)  # training states
     save_every_minutes: float | None = field(default=10.0, metadata=VOLATILE)
     log_every: int = field(default=10, metadata=VOLATILE)  # steps between writes of the log
@@ -236,8 +240,27 @@ class Trainer:
                 msg = f"trainer.{name} is {value}; expected more than 0, or null for none"
                 raise ConfigError(msg)
         require_not_negative("trainer.evaluate_every", self.evaluate_every)
+        self._check_monitor()
         self.compile = self.compile.lower()
         require_choice("trainer.compile", self.compile, ("auto", "true", "false"))
+
+    def _check_monitor(self) -> None:
+        require_choice("trainer.monitor_mode", self.monitor_mode, ("auto", "min", "max"))
+        if self.patience is not None:
+            require_positive("trainer.patience", self.patience)
+        wants = [name for name in ("patience", "keep_best") if getattr(self, name)]
+        if self.monitor is None and wants:
+            msg = (
+                f"trainer.{wants[0]} is set, but trainer.monitor is not: name the metric that "
+                f"decides, as trainer.monitor=perplexity/bits_per_byte"
+            )
+            raise ConfigError(msg)
+        if self.monitor is not None and not wants:
+            msg = "trainer.monitor is set, but neither trainer.patience nor trainer.keep_best is"
+            raise ConfigError(msg)
+        if self.monitor is not None and self.evaluate_every == 0:
+            msg = "trainer.monitor is set, but trainer.evaluate_every is 0: nothing is evaluated"
+            raise ConfigError(msg)
 
 
 def _source(name: str, given: object) -> Source:

@@ -36,7 +36,7 @@ def test_a_misspelt_key_is_told_the_nearest(override: str, message: str) -> None
 
 
 def test_the_options_beside_a_misspelt_one_are_listed() -> None:
-    known = "known: optimizer._target_, optimizer.lr, optimizer.betas, optimizer.eps"
+    known = "known: optimizer._target_, optimizer.lr, optimizer.embedding_lr, optimizer.betas"
     assert known in refused("optimizer.zzzzz=1")
 
 
