@@ -18,7 +18,7 @@ from ontogeny.testing import CrashAt
 from ontogeny.testing.resume import Crash
 from ontogeny.testing.trial import store_at
 
-CRASH = f"callbacks.crash._target_={CrashAt.__module__}.CrashAt"
+CRASH = f"+callbacks.crash._target_={CrashAt.__module__}.CrashAt"
 STAGE = "continued_pretraining"
 OLD = "river stone wind light dark house road young came saw walked under"
 NEW = "protein binds kinase domain phosphate receptor ligand membrane enzyme cell"
@@ -102,7 +102,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: list[str]) ->
 @pytest.fixture
 def adaptation(base: Path, tmp_path: Path) -> Adaptation:
     for name in ("old", "new"):
-        source = base.parents[3].parent / f"{name}.jsonl"
+        source = base.parents[3] / f"{name}.jsonl"
         (tmp_path / f"{name}.jsonl").write_bytes(source.read_bytes())
     return Adaptation(tmp_path, base)
 
@@ -111,9 +111,11 @@ def test_the_domain_is_learned_and_what_is_forgotten_is_told(adaptation: Adaptat
     result = adaptation.run("trainer.max_steps=30", "optimizer.lr=5e-3")
     changes = {name: each.value for name, each in result.metrics[STAGE]["forgetting"].items()}
     before, after = changes["bits_per_byte_before/domain"], changes["bits_per_byte_after/domain"]
-    assert changes["gain/domain"] == pytest.approx(1 - after / before) > 0.15
+    assert changes["gain/domain"] == 1 - after / before
+    assert changes["gain/domain"] > 0.15
     before, after = changes["bits_per_byte_before/general"], changes["bits_per_byte_after/general"]
-    assert changes["forgetting"] == pytest.approx(after / before - 1) > 0
+    assert changes["forgetting"] == after / before - 1
+    assert changes["forgetting"] > 0
     measured = result.metrics[STAGE]["perplexity"]["bits_per_byte/general"].value
     assert after == measured
 
@@ -176,14 +178,14 @@ def test_a_budget_is_watched_though_no_evaluation_is_asked_for(adaptation: Adapt
 
 def test_past_its_budget_more_is_replayed_where_that_is_chosen(adaptation: Adaptation) -> None:
     options = ["trainer.max_steps=30", "optimizer.lr=1e-2", "trainer.evaluate_every=5"]
-    budget = ["forgetting.budget=0.02", "forgetting.action=replay", "forgetting.replay_step=0.25"]
+    budget = ["forgetting.budget=0.02", "forgetting.action=replay", "forgetting.replay_step=0.1"]
     result = adaptation.run(*options, *budget, "forgetting.replay_limit=0.9", replay=0.01)
     assert result.stages[STAGE].steps == 30
     lineage = json.loads((result.folder / f"stages/{STAGE}/checkpoint/lineage.json").read_text())
     shares = {source["name"]: source["share"] for source in lineage["data"]}
     assert shares["general"] > 0.1
     told = [line for line in adaptation.lines if "shares of tokens from here" in line]
-    assert "general 26.0%" in told[0]
+    assert "general 11.0%" in told[0]
     stopped = adaptation.run(*options, "forgetting.budget=0.02", replay=0.01)
     name = "bits_per_byte_after/general"
     kept = result.metrics[STAGE]["forgetting"][name].value
@@ -192,15 +194,15 @@ def test_past_its_budget_more_is_replayed_where_that_is_chosen(adaptation: Adapt
 
 @pytest.mark.parametrize("action", ["stop", "replay"])
 def test_a_run_that_was_cut_off_decides_the_same(action: str, adaptation: Adaptation) -> None:
-    options = ["trainer.max_steps=20", "optimizer.lr=1e-2", "trainer.evaluate_every=4"]
+    options = ["trainer.max_steps=20", "optimizer.lr=1e-3", "trainer.evaluate_every=2"]
     options += [
         "forgetting.budget=0.02",
         f"forgetting.action={action}",
-        "trainer.save_every_steps=4",
+        "trainer.save_every_steps=2",
     ]
     whole = adaptation.run(*options, replay=0.01, store="whole")
     steps = whole.stages[STAGE].steps
-    crash = [CRASH, f"callbacks.crash.step={min(17, steps - 1)}"]
+    crash = [CRASH, f"+callbacks.crash.step={min(17, steps - 1)}"]
     with pytest.raises(Crash):
         adaptation.run(*options, *crash, replay=0.01, store="cut")
     again = adaptation.run(*options, "resume=must", replay=0.01, store="cut")
