@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -183,3 +185,18 @@ def test_plain_data_has_everything() -> None:
     inner = {"kept": 1, "speed": 2}
     expected = {"inner": inner, "listed": [inner], "named": {"a": inner}, "path": None}
     assert plain(Outer()) == expected
+
+
+class Shape(Enum):
+    ROUND = 1
+
+
+@dataclass
+class Odd:
+    shape: Shape = Shape.ROUND
+    folder: Path = Path("a/b")
+
+
+def test_choices_and_paths_become_text() -> None:
+    assert plain(Odd()) == {"shape": "ROUND", "folder": "a/b"}
+    assert stable(Odd()) == {"options": "Odd", "shape": "ROUND", "folder": "a/b"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
 
 from ontogeny import CheckpointError, DataError, compose
 from ontogeny.configuration import StageConfig
-from ontogeny.keys import package_versions, stage_key
-from ontogeny.options import Data, Source, Trainer
+from ontogeny.keys import _file_digests, package_versions, stage_key
+from ontogeny.options import FILE, Data, Source, Trainer
 from ontogeny.plugins import Registry, registry
 from ontogeny.store import Store
 
@@ -79,6 +79,11 @@ def test_the_key_is_the_same_every_time(config: StageConfig, key: Key) -> None:
         ("trainer.accumulate_grad_batches", 2),
         ("trainer.gradient_clip_val", None),
         ("trainer.evaluate_every", 5),
+        ("trainer.monitor_mode", "max"),
+        ("trainer.patience", 3),
+        ("forgetting.budget", 0.1),
+        ("forgetting.source", "prose"),
+        ("optimizer.embedding_lr", 0.1),
         ("evaluator.perplexity.max_length", 16),
         ("stage.sample_tokens", 1),
     ],
@@ -207,3 +212,41 @@ def test_versions_are_those_that_are_installed() -> None:
     assert versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert versions["ontogeny"] == "0.1.0"
     assert "not installed" not in versions.values()
+
+
+def test_texts_that_are_compared_count_with_their_content(config: StageConfig, key: Key) -> None:
+    Path("other.txt").write_text("four")
+    Path("same.txt").write_text("four")
+    config.data.domain.path = "other.txt"
+    first = key(config)
+    assert key(changed(config, "data.domain.path", "same.txt")) == first
+    Path("other.txt").write_text("five")
+    assert key(config) != first
+
+
+def test_rows_that_a_source_holds_out_elsewhere_count(config: StageConfig, key: Key) -> None:
+    Path("held_out.txt").write_text("four")
+    config.data.path = None
+    config.data.sources = {"a": Source("text.txt", validation="held_out.txt")}
+    first = key(config)
+    Path("held_out.txt").write_text("five")
+    assert key(config) != first
+
+
+@dataclass
+class Asks:
+    """An evaluator's options that name a file."""
+
+    path: str | None = field(default=None, metadata=FILE)
+
+
+def test_a_file_that_a_component_names_counts_with_its_content(
+    config: StageConfig, home: Path
+) -> None:
+    Path("questions.txt").write_text("what?")
+    config.evaluator = {"asks": Asks("questions.txt")}
+    first = _file_digests(config, Store(home))
+    Path("questions.txt").write_text("why?")
+    assert _file_digests(config, Store(home)) != first
+    config.evaluator = {"asks": Asks()}
+    assert _file_digests(config, Store(home)) == []

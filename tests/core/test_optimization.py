@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from ontogeny.adapter import ParameterGroup
 from ontogeny.errors import ConfigError
 from ontogeny.optimization import Rates, optimizer_factory, parameter_groups
 from ontogeny.options import SGD, AdamW, Schedule
 from ontogeny.schedule import factor
-
 
 RATES = Rates(lr=1.0, weight_decay=0.1)
 
@@ -130,3 +130,77 @@ def test_a_schedule_that_cannot_be_built_is_one_line(model: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"scheduler: .*step_size") as caught:
         optimizer_factory(AdamW(), options, 10)(model)
     assert "\n" not in str(caught.value)
+
+
+class Tied(nn.Module):
+    """A model with embeddings, as transformers names them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body = nn.Embedding(5, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+def rates_of(
+    model: nn.Module, *own: ParameterGroup, **rates: float
+) -> dict[str, tuple[float, float]]:
+    groups = parameter_groups(model, Rates(**{"lr": 1.0, "weight_decay": 0.1, **rates}), own)
+    return {
+        name: (group["lr"], group["weight_decay"])  # type: ignore[misc]
+        for group in groups
+        for name in names_of(model, group)
+    }
+
+
+def test_embeddings_may_have_a_learning_rate_of_their_own() -> None:
+    rates = rates_of(Tied(), embedding_lr=0.25)
+    assert rates["embed.weight"] == rates["head.weight"] == (0.25, 0.1)
+    assert rates["body.weight"] == (1.0, 0.1)
+    assert rates["body.bias"] == (1.0, 0.0)
+
+
+def test_the_first_group_has_the_main_learning_rate() -> None:
+    groups = parameter_groups(Tied(), Rates(lr=1.0, weight_decay=0.1, embedding_lr=0.25))
+    assert groups[0]["lr"] == 1.0
+
+
+def test_an_adapter_scales_the_learning_rate_of_its_group() -> None:
+    model = Tied()
+    group = ParameterGroup([model.embed.weight, model.body.bias], lr_ratio=16.0)
+    rates = rates_of(model, group, embedding_lr=0.25)
+    assert rates["embed.weight"] == (4.0, 0.1)
+    assert rates["body.bias"] == (16.0, 0.0)
+    assert rates["body.weight"] == (1.0, 0.1)
+
+
+def test_an_adapter_decides_the_weight_decay_of_its_group() -> None:
+    model = Tied()
+    assert rates_of(model, ParameterGroup([model.embed.weight], weight_decay=0.0))[
+        "embed.weight"
+    ] == (1.0, 0.0)
+
+
+def test_of_two_groups_with_a_parameter_the_later_decides() -> None:
+    model = Tied()
+    groups = [ParameterGroup([model.body.weight], lr_ratio=ratio) for ratio in (2.0, 3.0)]
+    assert rates_of(model, *groups)["body.weight"] == (3.0, 0.1)
+
+
+def test_a_multiple_of_no_learning_rate_is_an_error() -> None:
+    model = Tied()
+    group = ParameterGroup([model.body.weight], lr_ratio=2.0)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr is not set, but an adapter"):
+        parameter_groups(model, Rates(lr=None, weight_decay=0.0), [group])
+
+
+def test_an_optimiser_without_a_learning_rate_keeps_its_own_default() -> None:
+    options = {"_target_": "torch.optim.Adadelta"}
+    optimizer, _ = optimizer_factory(options, Schedule(warmup_steps=0), 10)(Tied())
+    assert optimizer.defaults["lr"] == 1.0
+    assert all(group["initial_lr"] == 1.0 for group in optimizer.param_groups)

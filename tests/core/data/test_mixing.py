@@ -237,3 +237,60 @@ def test_a_source_without_rows_is_named() -> None:
 def test_a_mixture_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.sources is empty"):
         Mixture([], seed=0)
+
+
+def changed_mixture() -> Mixture:
+    mixture = Mixture(
+        [
+            Source("domain", 50, 5000, 0.9),
+            Source("general", 40, 4000, 0.1),
+            Source("other", 9, 9, 0),
+        ],
+        seed=3,
+    )
+    mixture.change(100, [0.5, 0.5, 0])
+    mixture.change(160, [0.0, 0.5, 0.5])
+    return mixture
+
+
+def test_a_change_of_weights_holds_from_its_position_on() -> None:
+    mixture = changed_mixture()
+    counts = [
+        Counter(mixture.locate(position).source for position in span)
+        for span in (range(100), range(100, 160), range(160, 1160))
+    ]
+    assert abs(counts[0][0] - 90) <= 2
+    assert abs(counts[1][1] - 30) <= 2
+    assert counts[2][0] == 0
+
+
+def test_before_a_change_nothing_is_another() -> None:
+    mixture = changed_mixture()
+    plain = Mixture(mixture.sources, seed=3)
+    places = [mixture.locate(position) for position in range(100)]
+    assert places == [plain.locate(position) for position in range(100)]
+
+
+def test_after_a_change_each_source_goes_on_where_it_was() -> None:
+    mixture = changed_mixture()
+    places = [mixture.locate(position) for position in range(400)]
+    for source, rows in ((0, 50), (1, 40)):
+        seen = [place.row for place in places if place.source == source][:rows]
+        assert len(set(seen)) == len(seen)
+
+
+def test_shares_after_a_change_count_what_came_before_it() -> None:
+    mixture = changed_mixture()
+    counted = Counter(mixture.locate(position).source for position in range(150))
+    shares = mixture.shares_after(150)
+    assert shares["domain"] == pytest.approx(counted[0] / 150)
+    assert shares["other"] == 0
+
+
+def test_a_change_is_kept_as_plain_numbers() -> None:
+    assert changed_mixture().changes == [(100, [0.5, 0.5, 0]), (160, [0.0, 0.5, 0.5])]
+
+
+def test_a_source_of_weight_zero_is_no_part_of_an_epoch() -> None:
+    mixture = Mixture([Source("a", 10, 100, 1.0), Source("b", 30, 300, 0.0)], seed=0)
+    assert (mixture.rows, mixture.tokens) == (10, 100)

@@ -18,7 +18,6 @@ from ontogeny.data.pipeline import (
     PreparedSource,
     SourceReader,
     TrainingRows,
-    _map,
     column_names,
     digest_source,
     prepare_source,
@@ -59,6 +58,16 @@ class Cut(Bytes):
     """Takes the beginning of what is too long."""
 
     long_examples: ClassVar[LongExamples] = "truncate"
+
+
+class Ends(Cut):
+    """Labels what stands behind the first colon, or everything where there is none."""
+
+    def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
+        for example in super().prepare(rows, tokenizer):
+            first = bytes(example["input_ids"].tolist()).find(b":") + 1
+            labels = np.where(np.arange(len(example["labels"])) < first, -100, example["labels"])
+            yield {"input_ids": example["input_ids"], "labels": labels}
 
 
 class Pairs(Bytes):
@@ -253,11 +262,6 @@ def test_rows_that_are_left_out_are_listed_with_their_place(tmp_path: Path, stor
     assert source.facts["rejected"] == 1
 
 
-def test_worker_processes_keep_the_order() -> None:
-    chunks: list[list[Row]] = [[{"text": str(number)}] for number in range(7)]
-    assert list(_map(list, iter(chunks), workers=1)) == list(_map(list, iter(chunks), workers=0))  # type: ignore[arg-type]
-
-
 # --------------------------------------------------------------------------------- rows of tokens
 
 
@@ -335,6 +339,27 @@ def test_examples_that_cannot_be_split_are_cut_and_counted(tmp_path: Path, store
     training = TrainingRows(prepare(data, Cut(), store), Cut(), data, seed=0)
     assert training.truncated == {"data": 1}
     assert sorted(pieces_of(training)) == sorted(tuple(text.encode()[:8]) for text in rows)
+
+
+def test_examples_that_lose_all_their_labels_are_left_out_and_counted(
+    tmp_path: Path, store: Store
+) -> None:
+    rows = ["short", "a long prompt without: end", "as long, but: in the middle of it"]
+    path = str(write(tmp_path / "a.jsonl", rows))
+    data = Data(path=path, max_length=16, packing=False, validation=Validation(share=0.0))
+    training = TrainingRows(prepare(data, Ends(), store), Ends(), data, seed=0)
+    assert (training.truncated, training.unlabelled) == ({"data": 1}, {"data": 1})
+    found = {bytes(training[position]["input_ids"].tolist()).decode() for position in range(2)}
+    assert len(training) == 2
+    assert found == {"short", "as long, but: in"}
+
+
+def test_a_length_that_leaves_no_label_at_all_is_refused(tmp_path: Path, store: Store) -> None:
+    path = str(write(tmp_path / "a.jsonl", ["a long prompt without: end"] * 2))
+    data = Data(path=path, max_length=16, validation=Validation(share=0.0))
+    sources = prepare(data, Ends(), store)
+    with pytest.raises(DataError, match=r"no example of data has a label .* raise data.max_length"):
+        TrainingRows(sources, Ends(), data, seed=0)
 
 
 def test_examples_without_tokens_of_their_own_are_never_cut_or_packed(
