@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ontogeny.evaluation import Evaluation
     from ontogeny.forgetting import Comparison
     from ontogeny.objective import Objective
+    from ontogeny.options import Trainer
     from ontogeny.stage import StageContext
 
 
@@ -65,6 +66,7 @@ class Fit:
         self.evaluate_every, self.workers = options.evaluate_every, self.config.data.workers
         require_no_workers(self.config.forgetting, self.config.data)
         self.states = context.folder / TRAINING_STATES
+        self.best = self._best_evaluation(options)
         self.resumed = self._find_state()
         self.buffer = MetricsBuffer(self._loggers(), options.log_every)
         self.saver = SaveAndStop(
@@ -103,18 +105,17 @@ class Fit:
     ) -> tuple[bool, int]:
         """Fit; return whether the run is complete, and how many steps are done."""
         module = self._module(bundle, adapters)
-        best = self._best()
         if self.resumed and (self.resumed.ended or self.resumed.step >= self.steps):
             state = TrainingStates().load_checkpoint(self._state_path())
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
             module.ended = self.resumed.ended
             for position, weights in mixture_changes(state):
                 self.rows.mixture.change(position, weights)
-            return self._result(module, self.resumed.step, best)
+            return self._result(module, self.resumed.step)
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
         if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
             compile_body(bundle.model, home() / "compiled")
-        self._evaluate_in_the_loop(bundle, evaluation, comparison, best)
+        self._evaluate_in_the_loop(bundle, evaluation, comparison)
         self._add_callbacks(
             [own for each in adapters for own in each.callbacks(bundle, self.steps)]
         )
@@ -131,26 +132,22 @@ class Fit:
             self.buffer.flush()
         if self.context.interruption.received is not None:
             raise self.context.interruption.error()
-        return self._result(module, module.consumed, best)
+        return self._result(module, module.consumed)
 
     def _state_path(self) -> Path:
         return cast("Found", self.resumed).path or self.states
 
-    def _best(self) -> BestEvaluation | None:
-        options = self.config.trainer
-        if options.monitor is None:
-            return None
-        return BestEvaluation(options, self.states, self.context.announce)
+    def _best_evaluation(self, options: Trainer) -> BestEvaluation | None:
+        watched = options.monitor is not None
+        return BestEvaluation(options, self.states, self.context.announce) if watched else None
 
-    def _result(
-        self, module: TrainingModule, steps: int, best: BestEvaluation | None
-    ) -> tuple[bool, int]:
+    def _result(self, module: TrainingModule, steps: int) -> tuple[bool, int]:
         """Return (complete, steps); ranks other than the first have nothing more to do."""
         complete = module.ended or steps >= self.steps
         if not is_first_rank():
             raise FitIsOver(complete=complete)
-        if complete and best is not None and best.keeps:
-            best.restore(module)
+        if complete and self.best is not None and self.best.keeps:
+            self.best.restore(module)
         return complete, steps
 
     def _keep_rows_per_step(self) -> None:
@@ -200,11 +197,7 @@ class Fit:
         )
 
     def _evaluate_in_the_loop(
-        self,
-        bundle: Bundle,
-        evaluation: Evaluation,
-        comparison: Comparison,
-        best: BestEvaluation | None,
+        self, bundle: Bundle, evaluation: Evaluation, comparison: Comparison
     ) -> None:
         every, watched = self.evaluate_every, self.config.forgetting.budget is not None
         if watched and every == 0:
@@ -221,10 +214,10 @@ class Fit:
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in metrics.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
             budget.look(module, results)
-            if best is not None:
-                best.look(module, results)
+            if self.best is not None:
+                self.best.look(module, results)
 
-        watching = [budget] if best is None else [budget, best]
+        watching = [budget] if self.best is None else [budget, self.best]
         self._add_callbacks([EvaluateEvery(every, evaluate), *watching])
 
     def _add_callbacks(self, callbacks: Sequence[L.Callback]) -> None:
