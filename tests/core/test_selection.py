@@ -20,7 +20,7 @@ from ontogeny.testing.trial import store_at
 Run = Callable[..., RunResult]
 METRIC = "trainer.monitor=perplexity/bits_per_byte"
 # A learning rate that first helps and then ruins: the best evaluation is not the last.
-RUINOUS = ["optimizer.lr=0.3", "scheduler=constant", "scheduler.warmup_steps=40"]
+RUINOUS = ["optimizer.lr=3", "scheduler=constant", "scheduler.warmup_steps=24"]
 
 
 @pytest.fixture
