@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from hydra.utils import instantiate
@@ -185,7 +185,7 @@ class Fit:
 
     def _trainer(self, precision: str) -> L.Trainer:
         own: list[L.Callback] = [ResumePosition(self.sampler)]
-        users = [instantiate(options) for options in self.config.callbacks.values()]
+        users = [_built("callbacks", *item) for item in self.config.callbacks.items()]
         return build_trainer(
             self.config.trainer,
             folder=self.context.folder,
@@ -230,7 +230,7 @@ class Fit:
         if not is_first_rank():
             return []
         own = MetricsFile(self.context.folder / "logs", first)
-        return [own, *(instantiate(options) for options in self.config.logger.values())]
+        return [own, *(_built("logger", *item) for item in self.config.logger.items())]
 
     def _find_state(self) -> Found | None:
         if self.config.resume == "never":
@@ -244,3 +244,12 @@ class Fit:
             return None
         self.context.announce(f"going on from step {found.step}")
         return found
+
+
+def _built(group: str, name: str, options: object) -> Any:
+    """Build somebody else's object; raise ConfigError with the key for what it refuses."""
+    try:
+        return instantiate(options)
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"{group}.{name} cannot be built: {reason}") from error

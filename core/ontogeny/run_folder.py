@@ -47,6 +47,10 @@ class Status:
         """Note why the run ended."""
         code = error.exit_code if isinstance(error, OntogenyError) else 1
         state = "interrupted" if code > 128 else "failed"
+        stages = self._stages()
+        self._content["stages"] = {
+            name: state if was == "running" else was for name, was in stages.items()
+        }
         self._end(state, code, error)
 
     def _stages(self) -> dict[str, str]:
