@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ontogeny import vocabulary_loss as subject
 from ontogeny.errors import ConfigError
+from ontogeny.output_layer import label_states
 from ontogeny.vocabulary_loss import (
     compile_softmax,
     cross_entropy_sum,
     label_log_probs,
-    label_states,
     log_probs,
     logits_agree,
     vocabulary_loss,
