@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ def test_a_vocabulary_of_bytes_alone_is_enough(store: Store) -> None:
     assert len(ids_of(tokenizer, "ü🙂")) == 6
 
 
-@pytest.mark.parametrize("algorithm", ["byte_bpe", "characters"])
+@pytest.mark.parametrize("algorithm", ["byte_bpe", "characters", "wordpiece"])
 def test_training_twice_gives_identical_files(algorithm: str, home: Path) -> None:
     files = []
     for name in ("first", "second"):
@@ -140,6 +140,99 @@ def test_rows_that_are_held_out_do_not_train_the_tokenizer(store: Store) -> None
     vocabulary = trained_tokenizer(context(store, *overrides, texts=texts)).get_vocab()
     for text in texts:
         assert (text[0] in vocabulary) is not is_held_out({"text": text}, 0.3)
+
+
+# ---------------------------------------------------------------- special tokens of the objective
+
+MASKED = ("objective=mlm", "tokenizer.vocab_size=300")
+
+
+def test_an_objective_brings_the_special_tokens_that_it_needs(store: Store) -> None:
+    tokenizer = trained_tokenizer(context(store, *MASKED))
+    assert (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token) == (
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+    )
+    assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert len(tokenizer) == 300
+
+
+def test_such_a_tokenizer_frames_texts_and_pairs(store: Store) -> None:
+    tokenizer = trained_tokenizer(context(store, *MASKED))
+    start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    one, two = ids_of(tokenizer, "the old"), ids_of(tokenizer, " road")
+    assert tokenizer("the old")["input_ids"] == [start, *one, end]
+    pair = tokenizer("the old", " road", return_token_type_ids=True)
+    assert pair["input_ids"] == [start, *one, end, *two, end]
+    assert pair["token_type_ids"] == [0] * (len(one) + 2) + [1] * (len(two) + 1)
+
+
+@pytest.mark.parametrize("algorithm", ["byte_bpe", "characters"])
+def test_without_such_tokens_a_tokenizer_is_another_one_in_the_store(
+    algorithm: str, store: Store
+) -> None:
+    plain = trained_tokenizer(context(store, f"tokenizer.algorithm={algorithm}"))
+    masked = trained_tokenizer(context(store, f"tokenizer.algorithm={algorithm}", *MASKED[:1]))
+    assert plain.mask_token is None
+    assert plain("the old")["input_ids"] == ids_of(plain, "the old")
+    assert masked.mask_token_id is not None
+    assert plain.eos_token_id == masked.eos_token_id == 0
+
+
+def test_the_room_for_special_tokens_counts(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer.vocab_size is 260; byte_bpe needs 261"):
+        trained_tokenizer(context(store, "objective=mlm", "tokenizer.vocab_size=260"))
+
+
+# -------------------------------------------------------------------------------------- wordpiece
+
+
+def wordpieces(store: Store, *overrides: str, texts: list[str] | None = None) -> Any:
+    return trained_tokenizer(
+        context(store, "tokenizer.algorithm=wordpiece", *overrides, texts=texts)
+    )
+
+
+def test_wordpiece_has_the_special_tokens_and_the_frame_of_bert(store: Store) -> None:
+    for overrides in ((), ("objective=mlm",)):
+        tokenizer = wordpieces(store, *overrides)
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        assert tokenizer.convert_ids_to_tokens(range(5)) == names
+        assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
+        assert tokenizer("road")["input_ids"] == [2, *ids_of(tokenizer, "road"), 3]
+        assert (tokenizer.pad_token_id, tokenizer.unk_token_id) == (0, 1)
+
+
+def test_pieces_within_a_word_are_marked_and_decode_to_it(store: Store) -> None:
+    tokenizer = wordpieces(store)
+    assert tokenizer.tokenize("the house") == ["the", "house"]
+    assert tokenizer.tokenize("darkroad") == ["dark", "##r", "##oad"]
+    assert tokenizer.decode(ids_of(tokenizer, "the darkroad")) == "the darkroad"
+
+
+def test_the_case_of_letters_and_their_accents_are_kept(store: Store) -> None:
+    tokenizer = wordpieces(store, texts=["The Élan of the élan"] * 30)
+    assert tokenizer.tokenize("The Élan élan") == ["The", "Élan", "élan"]
+
+
+def test_a_letter_that_was_never_seen_makes_its_word_unknown(store: Store) -> None:
+    tokenizer = wordpieces(store)
+    assert tokenizer.tokenize("old 🙂 house") == ["old", "[UNK]", "house"]
+
+
+def test_marks_stand_for_letters_within_words_alone(store: Store) -> None:
+    vocabulary = wordpieces(store, texts=["ab, ca. ab"] * 9).get_vocab()
+    assert {"a", "b", "c", ",", ".", "##a", "##b"} <= vocabulary.keys()
+    assert not {"##c", "##,", "##.", "## "} & vocabulary.keys()
+
+
+def test_more_letters_than_a_quarter_of_the_vocabulary_leave_the_rarest_out(store: Store) -> None:
+    texts = ["".join(chr(97 + n) for n in range(20)), "abc " * 20]
+    tokenizer = wordpieces(store, "tokenizer.vocab_size=40", texts=texts * 9)
+    assert len(tokenizer) <= 40
+    assert tokenizer.tokenize("abc t") == ["abc", "[UNK]"]
 
 
 # ------------------------------------------------------------------------------------- characters
