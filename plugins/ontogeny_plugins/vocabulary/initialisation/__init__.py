@@ -1,0 +1,1 @@
+"""How rows for new tokens are made: one function for each name of `adapter.vocabulary.init`."""
