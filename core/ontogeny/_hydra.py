@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ontogeny.component import GROUPS
-from ontogeny.configuration import register, wrong_value
+from ontogeny.configuration import StageConfig, register, wrong_value
 from ontogeny.errors import ConfigError
 from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
@@ -41,6 +42,12 @@ MISUSES = {
     "Only one of --run": "give only one of --run, --multirun, --cfg, --info and --shell-completion",
     "The --resolve flag": "--resolve needs --cfg beside it",
 }
+
+# Groups that decide what the root stage is, and the choices that name it: its composition and the
+# component in it.
+CHOOSE_STAGE = ("stage", "stage_options@stage", "lifecycle", "recipe")
+STAGE_CHOICES = ("stage", "stage_options@stage")
+_ALIAS = re.compile(r"([+~]*)([a-z][a-z0-9_]*)\.")  # the head of an override's key
 
 # Where the sweep of this process writes: set when it starts, so that its table can be printed
 # also when a job failed (Hydra's on_multirun_end is left out then).
@@ -78,15 +85,45 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose a config in this process; raise ConfigError in one line when it cannot be."""
     prepare()
     try:
-        return _compose(overrides)
+        return _compose(canonical(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         explain_error(error, overrides)
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(CONFIG_MODULE, version_base=VERSION_BASE):
-        return hydra.compose(CONFIG_NAME, overrides=list(overrides))
+        return hydra.compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def canonical(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with options of the root stage under `stage`.
+
+    `diagnosis.probe=true` is `stage.probe=true` where the stage of the command line is `diagnosis`;
+    in a lifecycle there is no such stage, and nothing changes.
+    """
+    own = _aliases(overrides)
+    return [_in_stage(item, own) for item in overrides]
+
+
+def _in_stage(item: str, own: set[str]) -> str:
+    found = _ALIAS.match(item)
+    if found is None or found[2] not in own:
+        return item
+    return f"{found[1]}stage.{item[found.end() :]}"
+
+
+def _aliases(overrides: Sequence[str]) -> set[str]:
+    """Return the names of the root stage, if an override begins with what may be one."""
+    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages"}
+    heads = {found[2] for item in overrides if (found := _ALIAS.match(item))} - keys
+    if not heads:
+        return set()
+    choosing = [item for item in overrides if item.partition("=")[0] in CHOOSE_STAGE]
+    with suppress(HydraException, OmegaConfBaseException):
+        choices = _compose(choosing, with_hydra=True).hydra.runtime.choices
+        return heads & {str(choices.get(key)) for key in STAGE_CHOICES}
+    return set()
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
@@ -104,6 +141,7 @@ def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> 
     )
     overrides = overrides_of(arguments)
     flags = [item for item in arguments if item not in overrides]
+    overrides = canonical(overrides)
     # Hydra takes flags before or after all overrides, but not among them.
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, *flags]
     try:
@@ -153,7 +191,17 @@ def is_sweep() -> bool:
 
 
 def explain_error(error: Exception, overrides: Sequence[str]) -> NoReturn:
-    """Raise ConfigError in our words for an exception of Hydra or OmegaConf."""
+    """Raise ConfigError in our words, and in the user's, for an exception of Hydra or OmegaConf."""
+    try:
+        _explain(error, canonical(overrides))
+    except ConfigError as explained:
+        text = str(explained)
+        for alias in _aliases(overrides):
+            text = re.sub(r"(?<![\w.@])stage\.(?=\w)", f"{alias}.", text)
+        raise ConfigError(text) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> NoReturn:
     text = str(error)
     cause = error.__cause__
     if isinstance(error, MissingConfigException):
@@ -204,6 +252,12 @@ def _missing_option(text: str) -> str:
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if key in {"lifecycle", *GROUPS.values()}:
         return f"{key}: nothing that is installed offers an option of this group"
+    head, _, rest = key.partition(".")
+    if rest and head in _stage_names():
+        return (
+            f"no option {key}: {head} is not the stage of this command; its options go with "
+            f"stage={head}, or in a lifecycle as stages.<name>.stage.{rest}"
+        )
     known = _known_keys(key, overrides)
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
@@ -211,6 +265,12 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     top = sorted({name.partition(".")[0] for name in known})
     listed = siblings if parent and siblings else top
     return f"no option {key}{nearest}; known: {', '.join(listed)}"
+
+
+def _stage_names() -> list[str]:
+    from ontogeny.help import options_by_group  # noqa: PLC0415  it imports this file
+
+    return options_by_group().get("stage", [])
 
 
 def _known_keys(wrong: str, overrides: Sequence[str]) -> list[str]:

@@ -48,8 +48,10 @@ class Adapter(ABC):
     their arguments and of torch's seed, so that a run that was cut off finds the same model.
     """
 
-    # Whether a freshly applied adapter computes the same function as the model before.
+    # Whether a freshly applied adapter computes the same function as the model before, and how far
+    # its outputs may be off then, relative to the largest: 0 means bit for bit. Options may decide.
     keeps_function: bool = True
+    tolerance: float = 0.0
 
     def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer for the data; a changed one must be a copy."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Mask = torch.Tensor | dict[str, object]  # one, or one for each type of layer
 
 # Every value that transformers' models take besides the mask.
-_PASSED = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+_PASSED = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "decoder_input_ids")
 _ENCODER_MASKS = {
     "full_attention": create_bidirectional_mask,
     "sliding_attention": create_bidirectional_sliding_window_mask,
@@ -38,8 +38,16 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
     A packed batch (one with `document_ids`, [B, T]) gets a block-diagonal attention mask, so that
     no document sees another one in its row, also where the model would not find out by itself.
     Positions that a batch gives begin at 0; those that the model gets, where it begins to count.
+    Raises ConfigError for an encoder-decoder model if the batch has no `decoder_input_ids`.
     """
     inputs: dict[str, object] = {name: batch[name] for name in _PASSED if name in batch}
+    config = getattr(model, "config", None)
+    if "decoder_input_ids" not in inputs and getattr(config, "is_encoder_decoder", False):
+        msg = (
+            f"{type(model).__name__} has an encoder and a decoder, and this objective gives the "
+            f"decoder nothing: choose another one, such as objective=seq2seq, or another head"
+        )
+        raise ConfigError(msg)
     if "document_ids" in batch:
         inputs["attention_mask"] = isolation_mask(model, batch["document_ids"])
     if "position_ids" in batch and (first := first_position(model)):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 from ontogeny.data.files import nearest_name
 from ontogeny.data.hub import is_hub_name
-from ontogeny.digest import digest_folder
+from ontogeny.digest import digest_folder, digest_json
 from ontogeny.errors import CheckpointError
 from ontogeny.folders import write_folder, write_text
+from ontogeny.token_ids import set_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from ontogeny.adapter import Bundle
 
+ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
 CARD = "README.md"
 
@@ -26,7 +28,7 @@ CARD = "README.md"
 def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object]) -> Path:
     """Write weights, tokenizer, generation config, lineage and card; all of it or nothing."""
     with write_folder(folder, replace=True) as unfinished:
-        _set_token_ids(bundle)
+        set_token_ids(bundle.model, bundle.tokenizer)
         bundle.head.save(bundle.model, unfinished)
         save_tokenizer(bundle.tokenizer, unfinished)
         write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
@@ -70,7 +72,8 @@ def read_object(file: Path) -> dict[str, object]:
 def checkpoint_digest(key: str, source: str) -> str:
     """Return the digest of a folder's content, or the name itself for one on the Hub.
 
-    `key` is the option that names it. Raises CheckpointError where neither can be.
+    That of an adapter beside its base covers both. `key` is the option that names it. Raises
+    CheckpointError where neither can be.
     """
     folder = Path(source)
     if is_hub_name(source):
@@ -79,20 +82,42 @@ def checkpoint_digest(key: str, source: str) -> str:
         what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
         msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
         raise CheckpointError(msg)
-    if key != "tokenizer.source" and not (folder / "config.json").exists():
+    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    if key == "tokenizer.source":
+        return digest
+    if is_adapter_folder(source):
+        base = base_of_adapter(key, source)
+        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base)})
+    if not (folder / "config.json").exists():
         msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)
-    return digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    return digest
 
 
-def _set_token_ids(bundle: Bundle) -> None:
-    """Write the tokenizer's special ids where generation and servers look for them."""
-    tokenizer, model = bundle.tokenizer, bundle.model
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        number = getattr(tokenizer, name, None)
-        for config in (model.config, getattr(model, "generation_config", None)):
-            if config is not None and getattr(config, name, None) is None:
-                setattr(config, name, number)
+def is_adapter_folder(source: str) -> bool:
+    """Say whether a path is a folder that holds an adapter and no model of its own."""
+    return (Path(source) / ADAPTER).is_file()
+
+
+def base_of_adapter(key: str, source: str) -> str:
+    """Return the folder or Hub name of the model that an adapter was trained on.
+
+    `key` is the option that names the adapter. Raises CheckpointError if the base is not there.
+    """
+    base = read_object(Path(source) / ADAPTER).get("base_model_name_or_path")
+    what = None
+    if not isinstance(base, str) or not base:
+        what = f"whose {ADAPTER} names no base_model_name_or_path: write it in"
+    elif not Path(base).is_dir() and not is_hub_name(base):
+        what = (
+            f"an adapter on the base {base!r}, which does not exist: move it back, or write where "
+            f"it is into base_model_name_or_path of {ADAPTER}"
+        )
+    elif is_adapter_folder(base):
+        what = f"an adapter on {base!r}, which is an adapter itself: merge that one first"
+    if what is not None:
+        raise CheckpointError(f"{key} is {source!r}, {what}")
+    return cast("str", base)
 
 
 def _card(lineage: Mapping[str, object]) -> str:

@@ -97,10 +97,17 @@ def _show(arguments: list[str]) -> None:
     print(show(arguments[0]))  # noqa: T201
 
 
+def _show_mask(arguments: list[str]) -> None:
+    from ontogeny.show_mask import show_mask  # noqa: PLC0415
+
+    show_mask(arguments)
+
+
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plugins": _plugins,
     "explain": _explain,
     "show": _show,
+    "show-mask": _show_mask,
 }
 
 

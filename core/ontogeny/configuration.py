@@ -80,10 +80,13 @@ def register(registry: Registry) -> None:
     for kind, offered in registry.components.items():
         for name, registered in offered.items():
             node = open_node(registered.component.config)
-            if kind in LIST_KINDS:
-                node = OmegaConf.create({name.rpartition("/")[2]: node})
             provider = registered.plugin.name
             group, _, leaf = f"{GROUPS[kind]}/{name}".rpartition("/")
+            if kind in LIST_KINDS:
+                # The options alone: a variant has its own key, `/adapter_options@dora: lora`.
+                alone = group.replace(GROUPS[kind], f"{GROUPS[kind]}_options", 1)
+                store.store(group=alone, name=leaf, node=node, provider=provider)
+                node = OmegaConf.create({leaf: node})
             store.store(group=group, name=leaf, node=node, provider=provider)
 
 

@@ -23,6 +23,19 @@ class DataError(UserError):
     """Data cannot be used: the message names the file and, where there is one, the line."""
 
 
+class RowError(DataError):
+    """A row that `Objective.prepare` was given cannot be used; the core adds where it stands."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"row {index}: {reason}")
+        self.index = index  # in the rows of that call
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """Rebuild with both arguments, so that worker processes can send it."""
+        return type(self), (self.index, self.reason)
+
+
 class PluginError(UserError):
     """A plugin is missing, broken, or clashes with another one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,45 +11,110 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from ontogeny.errors import CheckpointError, ConfigError
+from ontogeny.adapter_folder import AdapterFolder
+from ontogeny.checkpoint import is_adapter_folder
+from ontogeny.errors import CheckpointError, ConfigError, OntogenyError
+from ontogeny.quantization import freeze, is_quantised, quantization_config
 from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.options import Model
 
 LONGEST_REASON = 300  # characters of what a library says
+_NEW = "_new_weights"  # attribute of a model: names of what its checkpoint did not hold
 
 
 def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> PreTrainedModel:
     """Load `model.source` with float32 master weights, in train mode.
 
-    `changes` are config values that the head needs; those that the config does not have are left
-    out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`, or lacks
-    weights of the body: those of a head may be new.
+    An adapter beside its base is merged into it; weights in few bits (`model.quantization`) come
+    frozen. `changes` are config values that the head needs; those that the config does not have
+    are left out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`,
+    or lacks weights of the body: those of a head may be new.
     """
-    source = str(model.source)
     disable_progress_bar()  # of transformers, one for each file
+    source = str(model.source)
+    adapter = AdapterFolder("model.source", source) if is_adapter_folder(source) else None
+    loaded, missing = _open(auto, model, changes, adapter)
+    if adapter is not None:
+        loaded, missing = adapter.merge_into(loaded), missing - adapter.names()
+    vars(loaded)[_NEW] = frozenset(missing)
+    if is_quantised(loaded):
+        freeze(loaded)
+    cast("nn.Module", loaded).train()
+    return loaded
+
+
+def _open(
+    auto: type, model: Model, changes: Mapping[str, object], adapter: AdapterFolder | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """Return the model, or the base of the adapter, and the names of weights that it lacks."""
+    source = str(model.source)
+    weights, named = source, f"model.source is {source!r}"
+    if adapter is not None:
+        weights = adapter.base
+        named += f", an adapter on {weights!r}"
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source) if adapter is None else adapter.config()
         _apply(config, changes)
         loaded, info = auto.from_pretrained(  # type: ignore[attr-defined]
-            source,
+            weights,
             config=config,
             dtype=torch.float32,
             attn_implementation=model.attention,
             output_loading_info=True,
+            **_quantised(model, config, adapter),
         )
+    except OntogenyError:
+        raise
     except Exception as error:  # each family, and each format, fails in its own way
-        what = (
-            "cannot be opened" if Path(source).exists() else "is no folder nor a reachable Hub name"
-        )
+        exists = Path(weights).exists()
+        what = "cannot be opened" if exists else "is no folder nor a reachable Hub name"
         reason = " ".join(str(error).split())[:LONGEST_REASON]
-        msg = f"model.source is {source!r}, which {what}: {reason}"
-        raise CheckpointError(msg) from error
-    _require_body(source, cast("PreTrainedModel", loaded), info["missing_keys"])
-    return cast("PreTrainedModel", loaded.train())
+        raise CheckpointError(f"{named}, which {what}: {reason}") from error
+    _require_body(weights, loaded, info["missing_keys"])
+    return loaded, set(info["missing_keys"])
+
+
+def _quantised(
+    model: Model, config: PreTrainedConfig, adapter: AdapterFolder | None
+) -> dict[str, object]:
+    name = model.quantization
+    if name is not None and adapter is not None:
+        msg = (
+            f"model.quantization is {name!r}, but model.source is {model.source!r}, an adapter "
+            f"beside its base: train that with adapter.<name>.merge=true to have a whole model"
+        )
+        raise ConfigError(msg)
+    return {} if name is None else {"quantization_config": quantization_config(name, config)}
+
+
+def new_weights(model: nn.Module) -> frozenset[str]:
+    """Return the names of weights that the model's checkpoint did not hold: those of a new head.
+
+    Empty for a model that did not come out of one.
+    """
+    return cast("frozenset[str]", vars(model).get(_NEW, frozenset()))
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Say whether a pattern is a module's or weight's name, its end, or a regex for all of it."""
+    if name == pattern or name.endswith(f".{pattern}"):
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        msg = f"{pattern!r} is no name of a layer and no regular expression: {error}"
+        raise ConfigError(msg) from error
+
+
+def trained_share(model: PreTrainedModel) -> str:
+    """Say how many weights are trainable, and which share of all that is."""
+    trained, every = model.num_parameters(only_trainable=True), model.num_parameters()
+    return f"{trained:,} of {every:,} weights ({trained / every:.3%})"
 
 
 def _require_body(source: str, model: PreTrainedModel, missing: Iterable[str]) -> None:
@@ -67,6 +133,12 @@ def architecture(
     model: Model, tokenizer: PreTrainedTokenizerBase, changes: Mapping[str, object]
 ) -> PreTrainedConfig:
     """Return the transformers config of `model.config`, with the tokenizer's vocabulary."""
+    if model.quantization is not None:
+        msg = (
+            f"model.quantization is {model.quantization!r}, but there is no model.source: random "
+            f"weights are for training, and weights in few bits are not"
+        )
+        raise ConfigError(msg)
     values: dict[str, Any] = dict(model.config)
     family = values.pop("model_type", None)
     if family is None:

@@ -47,6 +47,11 @@ class Objective(ABC):
     long_examples: ClassVar[LongExamples] = "truncate"
     # Whether several examples may share one row of the batch, isolated from each other.
     packs: ClassVar[bool] = False
+    # Whether the loss of a row is the same whatever rows share its batch; where rows are told from
+    # each other it is not, and data.batch_size is part of what is computed.
+    rows_are_independent: ClassVar[bool] = True
+    # Special tokens, by transformers' name such as mask_token, that a newly trained tokenizer has.
+    special_tokens: ClassVar[Mapping[str, str]] = {}
 
     def survey(self, corpus: Corpus) -> dict[str, object]:
         """Return what must be known of all the data before a row is prepared, such as labels.
@@ -64,7 +69,8 @@ class Objective(ABC):
 
         A row may give no, one or several examples. Must depend on nothing but the rows, the
         tokenizer, the options and what `survey` found. Labels are aligned: `labels[t]` is what
-        position t predicts.
+        position t predicts. Raises RowError for a row that cannot be used: the core says where it
+        stands, or leaves it out.
         """
 
     @abstractmethod

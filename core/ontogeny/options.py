@@ -22,6 +22,14 @@ class Model:
     source: str | None = None  # checkpoint folder or Hub name; none: random weights of `config`
     config: dict[str, Any] = field(default_factory=dict)  # architecture, in transformers' words
     attention: str = "sdpa"  # sdpa, eager, flash_attention_2 or flex_attention
+    # weights in few bits, for adapters: nf4, fp4, int8 or torchao_int8; none: float32
+    quantization: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.quantization is not None:
+            allowed = ("nf4", "fp4", "int8", "torchao_int8")
+            require_choice("model.quantization", self.quantization, allowed)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from ontogeny.attention import model_inputs
 from ontogeny.data.collation import collate_tokens
 from ontogeny.data.packing import pack
 from ontogeny.errors import UserError
+from ontogeny.models import new_weights
 from ontogeny.objective import IGNORED, Batch, Example, Objective, OnlineObjective
 from ontogeny.seeding import seed_everything
 from ontogeny.vocabulary_loss import logits_agree
@@ -47,11 +48,15 @@ def prove(
     seed_everything("preflight")
     try:
         batch = _to(model, objective.collate(examples))
+        isolation = _isolation_proofs(model, objective, examples)  # first: packing may be refused
+        random = is_random(model, objective, batch)
         proofs = [
             _ids_in_range(bundle, batch),
+            *_new_weights(model),
             _labels_exist(examples),
-            *_token_proofs(model, objective, examples),
-            _accumulation(model, objective, examples),
+            *_padding_proofs(model, objective, examples, random=random),
+            *isolation,
+            _accumulation(model, objective, examples, random=random),
             *(proof for adapter in adapters for proof in adapter.proofs(bundle, batch)),
             *objective.proofs(model, batch),
         ]
@@ -80,6 +85,13 @@ def _ids_in_range(bundle: Bundle, batch: Batch) -> Proof:
     return Proof("tokenizer ids < embedding rows", max(highest + 1, size) <= rows, evidence)
 
 
+def _new_weights(model: nn.Module) -> Iterable[Proof]:
+    """Say which weights are random though there is a checkpoint: those of a new head."""
+    if names := sorted(new_weights(model)):
+        evidence = f"new: {', '.join(names[:4])}{', …' * (len(names) > 4)}"
+        yield Proof("only the head is new", True, evidence)
+
+
 def _labels_exist(examples: Sequence[Example]) -> Proof:
     if "labels" not in examples[0]:
         return Proof("every row has a label", None, "the objective labels no tokens")
@@ -88,18 +100,50 @@ def _labels_exist(examples: Sequence[Example]) -> Proof:
     return Proof("every row has a label", min(counts) > 0, evidence)
 
 
-def _token_proofs(
+def is_random(model: nn.Module, objective: Objective, batch: Batch) -> bool:
+    """Say whether the loss draws random numbers though there is no dropout: masks, say.
+
+    What it draws for one batch says nothing about another, so that losses cannot be compared.
+    """
+    if isinstance(objective, OnlineObjective):
+        return False
+    device = next(model.parameters()).device
+
+    def next_numbers() -> list[float]:
+        return [float(torch.rand((), device=place)) for place in ("cpu", device)]
+
+    seed_everything("preflight")
+    untouched = next_numbers()
+    seed_everything("preflight")
+    with torch.no_grad():
+        objective.loss(model, batch)
+    return next_numbers() != untouched
+
+
+def _padding_proofs(
+    model: nn.Module, objective: Objective, examples: Sequence[Example], *, random: bool
+) -> list[Proof]:
+    plain = _documents(examples)
+    if plain and random and objective.packs:
+        return [_padding_of_logits(model, plain)]
+    if plain and "labels" in examples[0] and _is_per_token(examples[0]):
+        return [_padding(model, objective, plain)]
+    return []
+
+
+def _isolation_proofs(
     model: nn.Module, objective: Objective, examples: Sequence[Example]
-) -> Iterable[Proof]:
-    if "labels" not in examples[0] or not _is_per_token(examples[0]):
-        return
-    plain = [_without_packing(example) for example in examples]
-    plain = [example for example in plain if len(example["input_ids"]) > 3]
-    if not plain:
-        return
-    yield _padding(model, objective, plain)
-    if objective.packs:
-        yield _isolation(model, plain)
+) -> list[Proof]:
+    plain = _documents(examples)
+    if not plain or not objective.packs:
+        return []
+    return [_isolation(model, plain, packed="document_ids" in examples[0])]
+
+
+def _documents(examples: Sequence[Example]) -> list[Example]:
+    """Return a document of each row that is long enough to be changed."""
+    plain = [_without_packing(example) for example in examples if "input_ids" in example]
+    return [example for example in plain if len(example["input_ids"]) > 3]
 
 
 def _padding(model: nn.Module, objective: Objective, examples: Sequence[Example]) -> Proof:
@@ -111,26 +155,58 @@ def _padding(model: nn.Module, objective: Objective, examples: Sequence[Example]
     return _equal("padding changes no loss", alone + long, together)
 
 
-def _isolation(model: nn.Module, examples: Sequence[Example]) -> Proof:
+def _padding_of_logits(model: nn.Module, examples: Sequence[Example]) -> Proof:
+    """Compare the logits of a row alone with those of the same row beside a longer one."""
+    long = _tokens(examples[0])
+    short = {name: column[: len(column) // 2] for name, column in long.items()}
+    together, alone = _logits(model, [short, long]), _logits(model, [short])
+    moved = float((together[0, : alone.shape[1]] - alone[0]).abs().max())
+    holds = moved <= TOLERANCE * float(alone.abs().max())
+    return Proof("padding changes no logit", holds, f"logits move by {moved:.1e}")
+
+
+def _isolation(model: nn.Module, examples: Sequence[Example], *, packed: bool) -> Proof:
     """Replace one document of a packed row; the logits of the other must not move."""
-    first, second = (_short(example) for example in (examples[0], examples[-1]))
+    name = "packed documents are isolated"
+    first, second = (_short(_tokens(example)) for example in (examples[0], examples[-1]))
     changed = {**first, "input_ids": first["input_ids"][::-1].copy()}
-    length = len(first["input_ids"])
-    before, after = (_logits(model, pack([head, second])) for head in (first, changed))
-    moved = float((before - after)[length:].abs().max())
-    alone = _logits(model, pack([second]))
-    differs = float((before[length:] - alone).abs().max())
+    alone = _logits(model, [second])[0]
+    try:
+        rows = [_logits(model, [pack([head, second])])[0] for head in (first, changed)]
+    except UserError:
+        raise
+    except Exception as error:  # each family that takes no such mask fails in its own way
+        if packed:
+            raise PreflightError(_cannot_pack(model, error)) from error
+        return Proof(name, None, "this model cannot pack, and data.packing is false")
+    before, after = (row[len(first["input_ids"]) :] for row in rows)
+    moved = float((before - after).abs().max())
+    differs = float((before - alone).abs().max())
     evidence = f"logits move by {moved:.1e}, differ from the document alone by {differs:.1e}"
     largest = float(alone.abs().max())  # of a new model it may be far below 1
     holds = max(moved, differs) <= TOLERANCE * largest
-    return Proof("packed documents are isolated", holds, evidence)
+    return Proof(name, holds, evidence if holds else f"{evidence}; data.packing=false packs none")
 
 
-def _accumulation(model: nn.Module, objective: Objective, examples: Sequence[Example]) -> Proof:
+def _cannot_pack(model: nn.Module, error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return (
+        f"preflight: {type(model).__name__} takes no mask that keeps documents of a row apart "
+        f"({reason}); set data.packing=false"
+    )
+
+
+def _accumulation(
+    model: nn.Module, objective: Objective, examples: Sequence[Example], *, random: bool
+) -> Proof:
     """Compare one batch with two of unequal size: a mean of means would be another number."""
     name = "accumulation changes no gradient"
     if isinstance(objective, OnlineObjective):
         return Proof(name, None, "the objective makes its own batches")
+    if not objective.rows_are_independent:
+        return Proof(name, None, "the rows of a batch are told from each other")
+    if random:
+        return Proof(name, None, "the loss draws random numbers, others in every batch")
     together_P = _gradient(model, objective, [[*examples, examples[0]]])
     in_parts_P = _gradient(model, objective, [examples, examples[:1]])
     difference = float((together_P - in_parts_P).abs().max() / together_P.max().clamp(min=1e-8))
@@ -163,10 +239,10 @@ def _loss(model: nn.Module, objective: Objective, examples: Sequence[Example]) -
         return float(objective.loss(model, _to(model, objective.collate(examples))).total)
 
 
-def _logits(model: nn.Module, row: Example) -> Tensor:
-    batch = _to(model, collate_tokens([row]))
+def _logits(model: nn.Module, rows: Sequence[Example]) -> Tensor:
+    batch = _to(model, collate_tokens(rows))
     with torch.no_grad():
-        return model(**model_inputs(model, batch)).logits[0].float()  # type: ignore[no-any-return]
+        return model(**model_inputs(model, batch)).logits.float()  # type: ignore[no-any-return]
 
 
 def _to(model: nn.Module, batch: Batch) -> Batch:
@@ -179,17 +255,23 @@ def _is_per_token(example: Example) -> bool:
     return all(column.ndim == 1 and len(column) == length for column in example.values())
 
 
+def _tokens(example: Example) -> Example:
+    """Return the columns that have a value for every token."""
+    shape = example["input_ids"].shape
+    return {name: column for name, column in example.items() if column.shape == shape}
+
+
 def _short(example: Example) -> Example:
     return {name: column[:16] for name, column in example.items()}
 
 
 def _without_packing(example: Example) -> Example:
-    """Return the first document of a packed row as an example of its own."""
+    """Return the first document of a packed row as an example of its own, by its tokens."""
     if "document_ids" not in example:
         return example
     first = example["document_ids"] == example["document_ids"][0]
     dropped = ("document_ids", "position_ids")
-    return {name: column[first] for name, column in example.items() if name not in dropped}
+    return {name: column[first] for name, column in _tokens(example).items() if name not in dropped}
 
 
 def future_proof(model: nn.Module, batch: Batch, *, causal: bool) -> Proof:
@@ -197,16 +279,35 @@ def future_proof(model: nn.Module, batch: Batch, *, causal: bool) -> Proof:
     name = "no token sees the future"
     if not causal:
         return Proof(name, False, "the attention layers of this model are not causal")
+    moved = _moved_by_the_last_token(model, batch)
+    if moved is None:
+        return Proof(name, None, "a document of one token")
+    return Proof(name, moved < TOLERANCE, f"earlier logits move by {moved:.1e}")
+
+
+def both_sides_proof(model: nn.Module, batch: Batch, *, causal: bool) -> Proof:
+    """Change the last token of each row; logits before it must move."""
+    name = "every token sees both sides"
+    if causal:
+        evidence = "the attention layers of this model are causal: choose an encoder and its head"
+        return Proof(name, False, evidence)
+    moved = _moved_by_the_last_token(model, batch)
+    if moved is None:
+        return Proof(name, None, "a document of one token")
+    return Proof(name, moved > 0, f"earlier logits move by {moved:.1e}")
+
+
+def _moved_by_the_last_token(model: nn.Module, batch: Batch) -> float | None:
+    """Return how far earlier logits move with the last token; None where there are none."""
     row = _first_document(batch)
     if row["input_ids"].shape[1] < 2:
-        return Proof(name, None, "a document of one token")
+        return None
     with torch.no_grad():
         before = model(**model_inputs(model, row)).logits
         changed = {**row, "input_ids": row["input_ids"].clone()}
         changed["input_ids"][:, -1] = (changed["input_ids"][:, -1] + 1) % before.shape[-1]
         after = model(**model_inputs(model, changed)).logits
-    moved = float((before - after)[:, :-1].abs().max())
-    return Proof(name, moved < TOLERANCE, f"earlier logits move by {moved:.1e}")
+    return float((before - after)[:, :-1].abs().max())
 
 
 def _first_document(batch: Batch, length: int = 24) -> Batch:

@@ -4,7 +4,7 @@ Every token of a text is scored once, in windows that do not overlap. The first 
 the tokenizer's bos (else eos) token, where it has one; the end-of-text token is not scored, so the
 sums are over the text alone.
 """
-# N texts, R resamples, B windows, T tokens
+# N texts, B windows, T tokens
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ontogeny.attention import model_inputs
 from ontogeny.data.collation import collate_tokens
+from ontogeny.intervals import ratio_interval, resampled_ratios
 from ontogeny.objective import IGNORED
 from ontogeny.vocabulary_loss import label_log_probs
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from ontogeny.adapter import Bundle
     from ontogeny.objective import Example
+
+
+__all__ = ["TextScores", "ratio_interval", "resampled_ratios", "score_texts"]
 
 
 @dataclass(frozen=True)
@@ -58,27 +62,6 @@ def score_texts(
         tokens_N.index_add_(0, owners_B, counts_B)
     bytes_N = np.array([len(text.encode()) for text in texts], dtype=np.float64)
     return TextScores(nats_N.numpy(), tokens_N.numpy(), bytes_N)
-
-
-def ratio_interval(
-    top_N: np.ndarray, bottom_N: np.ndarray, resamples: int
-) -> tuple[float, float, float]:
-    """Return Σ top / Σ bottom with its 95 % bootstrap interval over texts (Efron, 1979)."""
-    low, high = np.quantile(resampled_ratios(top_N, bottom_N, resamples), [0.025, 0.975])
-    return float(top_N.sum() / bottom_N.sum()), float(low), float(high)
-
-
-def resampled_ratios(
-    top_N: np.ndarray, bottom_N: np.ndarray, resamples: int, seed: int = 0
-) -> np.ndarray:
-    """Return Σ top / Σ bottom of texts drawn with replacement, [R]."""
-    generator = np.random.default_rng(seed)
-    count = len(top_N)
-    ratios_R = np.empty(resamples)
-    for resample in range(resamples):
-        drawn_N = generator.integers(0, count, count)
-        ratios_R[resample] = top_N[drawn_N].sum() / bottom_N[drawn_N].sum()
-    return ratios_R
 
 
 def _windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +22,7 @@ from ontogeny.data.pipeline import (
 )
 from ontogeny.decisions import Decisions
 from ontogeny.digest import DigestCache
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, RowError
 from ontogeny.evaluation import Evaluation
 from ontogeny.evaluator import EvaluationData
 from ontogeny.fit import Fit
@@ -34,6 +35,7 @@ from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
 from ontogeny.schedule import factor
 from ontogeny.seeding import seed_everything
+from ontogeny.token_ids import grow_embeddings, set_token_ids
 from ontogeny.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Training:
 
     def run(self) -> Trained:
         """Train to the end, or to where time or a signal ends it."""
-        self._look_at_the_data()
+        self.look_at_the_data()
         sources = self._prepare_data()
         rows = TrainingRows(sources, self.objective, self.config.data, self.config.seed)
         decisions = Decisions(self.folder)
@@ -111,7 +113,7 @@ class Training:
         lineage = self._lineage(sources, shares, steps)
         return Trained(bundle, steps, complete, evaluation, comparison, lineage)
 
-    def _look_at_the_data(self) -> None:
+    def look_at_the_data(self) -> None:
         """Let adapters extend the tokenizer, and tell the head what the objective finds."""
         columns, store = self.objective.columns, self.context.store
         corpus = Corpus(self.config.data, columns, store, self.context.announce)
@@ -166,6 +168,9 @@ class Training:
         tokenizer = self.original_tokenizer
         bundle = Bundle(self.head.load(self.config.model, tokenizer), tokenizer, self.head)
         bundle.model.config.use_cache = False
+        if rows := grow_embeddings(bundle.model, tokenizer):
+            self.context.announce(f"model: {rows} new rows of embeddings, for added tokens")
+        set_token_ids(bundle.model, tokenizer)
         return bundle
 
     def _comparison(self, bundle: Bundle, evaluation: Evaluation) -> Comparison:
@@ -225,6 +230,10 @@ class Training:
         for name, truncated in rows.truncated.items():
             if truncated:
                 announce(f"data: {truncated} examples of {name} cut to {rows.capacity} tokens")
+        for name, count in rows.unlabelled.items():
+            if count:
+                what = f"nothing to learn within data.max_length={rows.capacity}"
+                announce(f"data: {count} examples of {name} left out: {what}")
         if len(rows.mixture.sources) > 1:
             asked = _percentages(rows.mixture.shares)
             announce(f"data: shares of tokens: {asked}")
@@ -249,8 +258,10 @@ class Training:
         """Tokenise a row, so that the objective reads its options though the rest is cached."""
         name, source = next(iter(sources_of(self.config.data).items()))
         reader = SourceReader(name, source.path, self.config.data, self.objective.columns)
-        first = next(reader.records(lambda *_: None))
-        list(self.objective.prepare([first.row], self.tokenizer))
+        for record in reader.training_records():
+            with suppress(RowError):  # left out before, where that was asked for
+                list(self.objective.prepare([record.row], self.tokenizer))
+                return
 
     def _show(self, proofs: list[Proof]) -> None:
         marks = {True: "holds", False: "FAILS", None: "does not apply"}

@@ -66,6 +66,8 @@ ADAPTERS = {
     "moves": "keeps_function is true, but apply moves the outputs",
     "freezes": "nothing is trainable after apply",
     "appliestonothing": "apply returns a LlamaForCausalLM",
+    "renames": "extend changes the tokenizer that it is given",
+    "keepstoitself": "apply leaves another tokenizer in the bundle than extend has returned",
     "settlesnothing": "settle returns a NoneType",
     "forgets": "settle moves the outputs",
     "leavesahook": "the settled model gives other outputs once saved and loaded",

@@ -17,12 +17,16 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen3Config,
+    RobertaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
-from ontogeny.attention import is_causal, isolation_mask, model_inputs
+from ontogeny.attention import first_position, is_causal, isolation_mask, model_inputs
 from ontogeny.data.collation import collate_tokens, pad_row
 from ontogeny.data.packing import pack
 from ontogeny.errors import ConfigError
@@ -38,7 +42,15 @@ SIZES: dict[str, Any] = {
 }
 WINDOW = 3
 LENGTHS = (5, 1, 7)  # the last is longer than two windows
-MASKED_LM = {"bert"}
+MASKED_LM = {"bert", "roberta", "modernbert"}
+ENCODER: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "gpt2": GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=32),
@@ -57,6 +69,13 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
+    ),
+    "roberta": RobertaConfig(**ENCODER),
+    # The first layer sees everything, the others a window to both sides.
+    "modernbert": ModernBertConfig(
+        **ENCODER,
+        local_attention=2 * (WINDOW - 1),
+        **dict.fromkeys(["bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"]),
     ),
     "mistral": MistralConfig(**SIZES, sliding_window=WINDOW),
     "gemma3": Gemma3TextConfig(
@@ -112,11 +131,11 @@ def test_the_mask_is_the_one_by_hand(name: str, kernel: str) -> None:
     model, ids_BT = build(name, kernel), document_ids()
     mask = isolation_mask(model, ids_BT)
     causal = name not in MASKED_LM
-    if name == "gemma3":
+    if name in {"gemma3", "modernbert"}:
         assert isinstance(mask, dict)
         full, sliding = mask["full_attention"], mask["sliding_attention"]
-        assert torch.equal(seen(full), by_hand(ids_BT, causal=True, window=None))
-        assert torch.equal(seen(sliding), by_hand(ids_BT, causal=True, window=WINDOW))
+        assert torch.equal(seen(full), by_hand(ids_BT, causal=causal, window=None))
+        assert torch.equal(seen(sliding), by_hand(ids_BT, causal=causal, window=WINDOW))
         return
     window = WINDOW if name == "mistral" else None
     only = next(iter(mask.values())) if isinstance(mask, dict) else mask
@@ -142,7 +161,7 @@ def test_packed_documents_have_the_logits_that_they_have_alone(name: str, kernel
             torch.testing.assert_close(part, alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "roberta", "modernbert"])
 def test_padded_rows_have_the_logits_that_they_have_alone(name: str) -> None:
     model = build(name, "sdpa")
     batch = collate_tokens(documents())
@@ -153,6 +172,25 @@ def test_padded_rows_have_the_logits_that_they_have_alone(name: str) -> None:
             torch.testing.assert_close(
                 together_BTV[row, : len(alone_TV)], alone_TV, atol=1e-5, rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("padding", [0, 1, 7])
+def test_positions_begin_where_the_family_of_roberta_begins_to_count(padding: int) -> None:
+    config = RobertaConfig(**{**ENCODER, "pad_token_id": padding})
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    row = {"input_ids": torch.tensor([[20, 30, 40]]), "position_ids": torch.tensor([[0, 1, 0]])}
+    found = model_inputs(model, row)["position_ids"]
+    assert isinstance(found, Tensor)
+    assert found.tolist() == [[padding + 1, padding + 2, padding + 1]]
+    with torch.no_grad():
+        own = model(row["input_ids"][:, :2]).logits
+        ours = model(row["input_ids"][:, :2], position_ids=found[:, :2]).logits
+    assert torch.equal(own, ours)
+
+
+@every_model
+def test_other_families_count_from_zero(name: str) -> None:
+    assert first_position(build(name, "sdpa")) == (1 if name == "roberta" else 0)
 
 
 def test_a_plain_batch_is_passed_on_as_it_is() -> None:
@@ -188,3 +226,13 @@ def test_under_autocast_an_additive_mask_is_of_the_type_of_the_products() -> Non
         mask = isolation_mask(model, document_ids())
     assert isinstance(mask, Tensor)
     assert mask.dtype == torch.bfloat16
+
+
+def test_a_decoder_that_is_given_nothing_is_told_another_objective() -> None:
+    config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    model = T5ForConditionalGeneration(config)
+    ids_BT = torch.tensor([[1, 2, 3]])
+    with pytest.raises(ConfigError, match=r"this objective gives the decoder nothing: choose ano"):
+        model_inputs(model, {"input_ids": ids_BT})
+    batch = {"input_ids": ids_BT, "decoder_input_ids": ids_BT}
+    assert model_inputs(model, batch).keys() == batch.keys()

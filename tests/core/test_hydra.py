@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from ontogeny import ConfigError
-from ontogeny._hydra import compose_config, overrides_of, run_main
+from ontogeny._hydra import canonical, compose_config, overrides_of, run_main
 
 
 def refused(*overrides: str) -> str:
@@ -65,7 +66,7 @@ def test_a_value_of_the_wrong_type_is_told_the_right_one(override: str, message:
         ("model=lama_tiny", "model=lama_tiny: no such option (did you mean 'llama_tiny'?); known"),
         ("objective=clmm", "objective=clmm: no such option (did you mean 'clm'?); known: "),
         ("stage=pretrain", "stage=pretrain: no such option (did you mean 'pretraining'?)"),
-        ("evaluator=[perplexty]", "no such option (did you mean 'perplexity'?); known: perplexity"),
+        ("evaluator=[perplexty]", "no such option (did you mean 'perplexity'?); known: "),
         ("recipe=demos", "recipe=demos: no such option (did you mean 'demo'?)"),
     ],
 )
@@ -129,3 +130,90 @@ def test_neither_the_environment_nor_the_arguments_of_the_process_change(
     assert "max_steps: null" in capsys.readouterr().out
     assert os.environ.get("HYDRA_FULL_ERROR") == wished
     assert sys.argv == before
+
+
+ALIASED = "pretraining.sample_tokens=7"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [ALIASED],
+        ["stage=pretraining", ALIASED],
+        ["recipe=demo", ALIASED],
+        [f"++{ALIASED}"],
+        ["pretraining.sample_tokens=3", "stage.sample_tokens=7"],
+        ["stage.sample_tokens=3", ALIASED],
+    ],
+)
+def test_the_name_of_the_root_stage_stands_for_its_options(overrides: list[str]) -> None:
+    assert compose_config(overrides).stage.sample_tokens == 7
+
+
+def test_a_named_variant_of_a_stage_takes_the_name_of_its_component_too() -> None:
+    config = compose_config(["stage=pretraining_mlm", ALIASED, "pretraining_mlm.temperature=0.5"])
+    assert (config.stage.sample_tokens, config.stage.temperature) == (7, 0.5)
+
+
+def test_the_command_line_takes_the_name_of_the_root_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_main(lambda _: None, [ALIASED, "--cfg", "job", "-p", "stage"])
+    assert "sample_tokens: 7" in capsys.readouterr().out
+
+
+def test_in_a_lifecycle_there_is_no_root_stage(local_plugin: Callable[..., None]) -> None:
+    lifecycle = """\
+        # @package _global_
+        defaults:
+          - /stage@stages.pretrain: pretraining
+          - override /stage: null
+        """
+    plugin = """\
+        from ontogeny import hookimpl
+
+        @hookimpl
+        def ontogeny_config_paths():
+            return ["pkg://lived.conf"]
+        """
+    files = {"lived/__init__.py": plugin, "lived/conf/__init__.py": ""}
+    local_plugin("lived", plugin, **files, **{"lived/conf/lifecycle/one.yaml": lifecycle})
+    within = "stages.pretrain.stage.sample_tokens=7"
+    assert compose_config(["lifecycle=one", within]).stages.pretrain.stage.sample_tokens == 7
+    message = refused("lifecycle=one", ALIASED)
+    assert message.startswith("no option pretraining.sample_tokens: pretraining is not the stage")
+    assert message.endswith("in a lifecycle as stages.<name>.stage.sample_tokens")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["pretraining.sample_tokenz=7"],
+            "no option pretraining.sample_tokenz (did you mean 'pretraining.sample_tokens'?); ",
+        ),
+        (
+            ["pretraining.sample_tokens=many"],
+            "pretraining.sample_tokens is 'many'; expected a whole number",
+        ),
+        (
+            ["stage=pretraining", "diagnosis.probe=true"],
+            "no option diagnosis.probe: diagnosis is not the stage of this command; its options go",
+        ),
+        (["stage.sample_tokenz=7"], "no option stage.sample_tokenz (did you mean 'stage.sample_"),
+        (["stage=pretrain", ALIASED], "stage=pretrain: no such option (did you mean 'pretrain"),
+    ],
+)
+def test_what_is_wrong_is_told_under_the_name_that_was_used(
+    overrides: list[str], message: str
+) -> None:
+    assert refused(*overrides).startswith(message)
+
+
+def test_only_the_beginning_of_an_override_is_taken_for_the_name_of_a_stage() -> None:
+    others = ["data.path=pretraining.x", "trainer.max_steps=3", "model.config.pretraining.x=1"]
+    assert canonical([*others, "pretraining.prompts=[pretraining.y]"]) == [
+        *others,
+        "stage.prompts=[pretraining.y]",
+    ]
+    assert canonical(others) == others

@@ -10,30 +10,52 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForMaskedLM,
     BertConfig,
     BertLMHeadModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
+    RobertaConfig,
 )
 
 from ontogeny import compose
 from ontogeny.adapter import Adapter, Bundle
+from ontogeny.data.collation import pad_row
+from ontogeny.data.packing import pack
 from ontogeny.objective import Batch, Example, Loss, Objective
 from ontogeny.plugins import registry
-from ontogeny.preflight import PreflightError, Proof, future_proof, prove, require
+from ontogeny.preflight import (
+    PreflightError,
+    Proof,
+    both_sides_proof,
+    future_proof,
+    prove,
+    require,
+)
 from ontogeny.testing import byte_tokenizer
 
 ISOLATED = "packed documents are isolated"
 CAUSAL = "no token sees the future"
 CHUNKED = "the chunked loss equals the model's logits"
 PADDED = "padding changes no loss"
+PADDED_LOGITS = "padding changes no logit"
 ACCUMULATED = "accumulation changes no gradient"
 IN_RANGE = "tokenizer ids < embedding rows"
 LABELLED = "every row has a label"
 TEXTS = ["The quick brown fox jumps over it.", "A lazy dog: ünd that is all of it, really!"]
+
+ENCODER: dict[str, Any] = {
+    "vocab_size": len(byte_tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pad_token_id": 1,
+}
 
 
 def llama(**changes: object) -> LlamaForCausalLM:
@@ -269,3 +291,93 @@ def test_proving_leaves_the_model_as_it_was() -> None:
     for parameter, was in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, was)
         assert parameter.grad is None
+
+
+# ------------------------------------------------------------------- losses with random numbers
+
+
+def mlm() -> Objective:
+    stage = compose(["objective=mlm"]).stages["pretraining"]
+    built = registry().build(stage.objective)
+    assert isinstance(built, Objective)
+    return built
+
+
+def encoder(config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForMaskedLM.from_config(config or BertConfig(**ENCODER))
+    return model
+
+
+def packed_rows() -> list[Example]:
+    rows = examples(mlm())
+    return [pad_row(pack(rows), 100), pad_row(pack(rows[::-1]), 100)]
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("config", [BertConfig, RobertaConfig])
+def test_all_that_applies_holds_for_a_loss_that_draws_masks(
+    config: type[PreTrainedConfig], packs: bool
+) -> None:
+    rows = packed_rows() if packs else examples(mlm())
+    proofs = proofs_of(encoder(config(**ENCODER)), mlm(), rows)
+    assert failing(proofs) == set()
+    assert {name for name, proof in proofs.items() if proof.holds is None} == {
+        LABELLED,
+        ACCUMULATED,
+    }
+    assert proofs[ACCUMULATED].evidence == "the loss draws random numbers, others in every batch"
+    assert proofs[PADDED_LOGITS].holds
+    assert proofs[ISOLATED].holds
+
+
+def test_an_encoder_that_ignores_its_mask_leaks_between_documents_and_into_padding() -> None:
+    def ignore(forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        return forward(input_ids=inputs["input_ids"])
+
+    for rows in (packed_rows(), examples(mlm())):
+        found = failing(proofs_of(wrapped(encoder(), ignore), mlm(), rows))
+        assert found == {ISOLATED, PADDED_LOGITS}
+
+
+def test_positions_of_packed_documents_that_begin_elsewhere_are_found() -> None:
+    def shift(forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        if "position_ids" in inputs:
+            inputs = {**inputs, "position_ids": inputs["position_ids"] - 1}
+        return forward(**inputs)
+
+    model = wrapped(encoder(RobertaConfig(**ENCODER)), shift)
+    proof = proofs_of(model, mlm(), packed_rows())[ISOLATED]
+    assert proof.holds is False
+    assert proof.evidence.endswith("; data.packing=false packs none")
+
+
+def test_a_model_that_takes_no_mask_for_pairs_of_tokens_cannot_pack() -> None:
+    def refuse(forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        if inputs.get("attention_mask") is not None and inputs["attention_mask"].dim() > 2:
+            raise RuntimeError("sizes\nmust match")
+        return forward(**inputs)
+
+    model = wrapped(encoder(), refuse)
+    proof = proofs_of(model, mlm(), examples(mlm()))[ISOLATED]
+    assert proof.holds is None
+    assert proof.evidence == "this model cannot pack, and data.packing is false"
+    words = r"takes no mask that keeps documents of a row apart \(RuntimeError: sizes must match\)"
+    with pytest.raises(PreflightError, match=rf"{words}; set data.packing=false"):
+        proofs_of(model, mlm(), packed_rows())
+
+
+def test_an_exact_loss_is_compared_exactly() -> None:
+    proofs = proofs_of(llama())
+    assert PADDED_LOGITS not in proofs
+    assert proofs[ACCUMULATED].holds
+    assert proofs[PADDED].holds
+
+
+def test_an_encoder_sees_both_sides_and_a_decoder_one() -> None:
+    batch = clm().collate(examples(clm())[:1])
+    assert both_sides_proof(encoder().eval(), batch, causal=False).holds
+    assert both_sides_proof(llama().eval(), batch, causal=False).holds is False
+    assert both_sides_proof(llama().eval(), batch, causal=True).holds is False
+    one = {"input_ids": torch.tensor([[3]])}
+    assert both_sides_proof(encoder(), one, causal=False).holds is None

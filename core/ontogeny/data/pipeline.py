@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from ontogeny.data.collation import pad_row
-from ontogeny.data.examples import Examples, ExampleWriter
+from ontogeny.data.examples import Examples
 from ontogeny.data.hub import is_hub_name
 from ontogeny.data.mixing import Mixture
 from ontogeny.data.mixing import Source as MixedSource
 from ontogeny.data.packing import Bins, best_fit_bins, pack, split_spans, whole_spans
+from ontogeny.data.preparation import build_source
 from ontogeny.data.reading import Record, read_rows, resolve_files
-from ontogeny.data.splitting import is_held_out, row_key
+from ontogeny.data.splitting import is_held_out
 from ontogeny.digest import DigestCache, digest_files, digest_json
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.objective import IGNORED
 from ontogeny.options import Data, Source, column_names
 
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
     from ontogeny.objective import Example, Objective, Row
     from ontogeny.store import Store
-
-ROWS_PER_CALL = 1000  # rows that one call of `prepare` gets: enough for the tokenizer's threads
 
 
 def sources_of(data: Data) -> dict[str, Source]:
@@ -129,110 +129,10 @@ def prepare_source(
             "version": 1,
         }
     )
-    build = partial(_build, reader, objective, tokenizer)
+    build = partial(build_source, reader, objective, tokenizer)
     folder = store.create("examples", key, build)
     facts = json.loads((folder / "facts.json").read_text())
     return PreparedSource(reader.name, folder, Examples(folder), facts)
-
-
-def _build(
-    reader: SourceReader, objective: Objective, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    """Write examples, held-out rows and facts of one source into an empty folder."""
-    split = _Split(reader, folder, forced=None)
-    if reader.share and (only := split.would_hold_out_nothing()):
-        split = _Split(reader, folder, forced=only)
-    prepare = partial(_prepare, objective, tokenizer)
-    chunks = _chunks(split.training_rows())
-    with ExampleWriter(folder) as writer:
-        for examples in _map(prepare, chunks, reader.data.workers):
-            for example in examples:
-                writer.add(example)
-    split.close()
-    facts = {
-        "rows": split.trained,
-        "held_out": split.held,
-        "rejected": split.rejected,
-        "empty": writer.skipped,
-    }
-    (folder / "facts.json").write_text(json.dumps(facts))
-
-
-class _Split:
-    """Divides a source into rows to train on and rows to hold out."""
-
-    def __init__(self, reader: SourceReader, folder: Path, forced: bytes | None) -> None:
-        self.reader = reader
-        self.forced = forced
-        self.trained = self.held = self.rejected = 0
-        self._held_out = (folder / "held_out.jsonl").open("w")
-        self._rejected = (folder / "rejected.jsonl").open("w")
-
-    def would_hold_out_nothing(self) -> bytes | None:
-        """Return the key of the row to hold out when chance would hold out none of them."""
-        keys = []
-        for record in self.reader.records(lambda *_: None):
-            if is_held_out(record.row, self.reader.share):
-                return None
-            keys.append(row_key(record.row))
-            if len(keys) > 10_000:
-                return None  # a share this small is what the user asked for
-        if len(set(keys)) < 2:
-            msg = (
-                f"{self.reader.path} has a single row, so none can be held out: set "
-                f"data.validation.path, data.validation.share=0 or a smaller data.text_unit"
-            )
-            raise DataError(msg)
-        return min(keys)
-
-    def training_rows(self) -> Iterator[Row]:
-        """Yield the rows to train on; write the others beside."""
-        for record in self.reader.records(self._reject):
-            if self._is_held_out(record.row):
-                self.held += 1
-                self._held_out.write(json.dumps(record.row, ensure_ascii=False) + "\n")
-            else:
-                self.trained += 1
-                yield record.row
-
-    def close(self) -> None:
-        """Finish the files."""
-        self._held_out.close()
-        self._rejected.close()
-
-    def _is_held_out(self, row: Row) -> bool:
-        if self.forced is not None:
-            return row_key(row) == self.forced
-        return bool(self.reader.share) and is_held_out(row, self.reader.share)
-
-    def _reject(self, where: str, reason: str) -> None:
-        self.rejected += 1
-        self._rejected.write(json.dumps({"where": where, "reason": reason}) + "\n")
-
-
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while chunk := list(islice(rows, ROWS_PER_CALL)):
-        yield chunk
-
-
-def _prepare(
-    objective: Objective, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
-) -> list[Example]:
-    return list(objective.prepare(rows, tokenizer))
-
-
-def _map(
-    prepare: Callable[[Sequence[Row]], list[Example]], chunks: Iterator[list[Row]], workers: int
-) -> Iterator[list[Example]]:
-    """Apply `prepare` in order: here (the tokenizer has threads), or in worker processes."""
-    if workers == 0:
-        yield from map(prepare, chunks)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = [pool.submit(prepare, chunk) for chunk in islice(chunks, 2 * workers)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(prepare, chunk) for chunk in islice(chunks, 1)]
 
 
 class TrainingRows:
@@ -244,7 +144,8 @@ class TrainingRows:
         self.capacity = data.max_length
         self.packs = data.packing and objective.packs
         self.splits = objective.long_examples == "split"
-        self.truncated: dict[str, int] = {}
+        self.truncated: dict[str, int] = {}  # examples that lost their end, by source
+        self.unlabelled: dict[str, int] = {}  # examples left out: what is left has no label
         self._sources = [_SourceRows(source, self) for source in sources]
         weights = {name: source.weight for name, source in sources_of(data).items()}
         mixed = [
@@ -280,12 +181,28 @@ class _SourceRows:
         elif rows.splits:
             self.spans = split_spans(lengths, rows.capacity)
         else:
-            self.spans, truncated = whole_spans(lengths, rows.capacity)
-            rows.truncated[source.name] = truncated
+            spans, truncated = whole_spans(lengths, rows.capacity)
+            self.spans = self._labelled(spans, lengths)
+            rows.unlabelled[source.name] = len(spans) - len(self.spans)
+            rows.truncated[source.name] = truncated - rows.unlabelled[source.name]
         sizes = self.spans[:, 2] - self.spans[:, 1]
         self.tokens = int(sizes.sum())
         packs = rows.packs and source.examples.has_tokens
         self.bins: Bins | None = best_fit_bins(sizes, rows.capacity) if packs else None
+
+    def _labelled(self, spans: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Leave out examples that were cut before their first label; raise where that is all."""
+        kept = np.ones(len(spans), bool)
+        for index in np.flatnonzero(lengths > self.capacity):
+            labels = self.source.examples.piece((int(index), 0, self.capacity)).get("labels")
+            kept[index] = labels is None or bool((labels != IGNORED).any())
+        if len(spans) and not kept.any():
+            msg = (
+                f"no example of {self.source.name} has a label among its first {self.capacity} "
+                f"tokens; raise data.max_length, which is {self.capacity}"
+            )
+            raise DataError(msg)
+        return spans[kept]
 
     def __len__(self) -> int:
         return len(self.spans) if self.bins is None else len(self.bins)

@@ -13,6 +13,7 @@ from ontogeny.seeding import seed_everything
 from ontogeny.testing.contract import require
 from ontogeny.testing.tensors import difference, outputs
 from ontogeny.testing.trial import trial
+from ontogeny.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +32,16 @@ def check_adapter(name: str, *, stage: str = "pretraining", overrides: Sequence[
         adapter, who = cast("Adapter", made.component), made.who
         bundle = made.bundle(adapted=False)
         before = outputs(bundle.model, bundle.tokenizer)
+        extended = _extended(made, adapter)
         bundle = _bundle(adapter.apply(bundle), who, "apply")
+        broken = "apply leaves another tokenizer in the bundle than extend has returned"
+        kept = tokenizer_digest(bundle.tokenizer) == extended
+        require(kept, who, broken, "let apply put it into the bundle")
         if adapter.keeps_function:
             moved = difference(before, outputs(bundle.model, made.tokenizer))
             broken = f"keeps_function is true, but apply moves the outputs (relative {moved:.1e})"
             mend = "start from a change of zero, or set keeps_function = False"
-            require(moved == 0, who, broken, mend)
+            require(moved <= adapter.tolerance, who, broken, mend)
         trained = [each for each in bundle.model.parameters() if each.requires_grad]
         require(bool(trained), who, "nothing is trainable after apply", "leave gradients on")
         _train(trained)
@@ -46,6 +51,15 @@ def check_adapter(name: str, *, stage: str = "pretraining", overrides: Sequence[
         broken = f"settle moves the outputs (relative {moved:.1e})"
         require(moved < TOLERANCE, who, broken, "merge exactly what was trained")
         _check_saving(made, bundle)
+
+
+def _extended(made: Trial, adapter: Adapter) -> str:
+    """Check that the given tokenizer is left alone; return the digest of the one for the data."""
+    before = tokenizer_digest(made.tokenizer)
+    extended = tokenizer_digest(made.extended(adapter))
+    broken = "extend changes the tokenizer that it is given"
+    require(tokenizer_digest(made.tokenizer) == before, made.who, broken, "change a copy of it")
+    return extended
 
 
 def _check_saving(made: Trial, bundle: Bundle) -> None:

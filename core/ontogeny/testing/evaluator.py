@@ -37,6 +37,7 @@ def check_evaluator(
         evaluator, who = cast("Evaluator", made.component), made.who
         objective = cast("Objective", registry().build(made.config.objective))
         rows = sample_rows(objective.columns) if rows is None else rows
+        made.survey(objective, rows)
         data = EvaluationData({"data": list(rows)}, made.config.data)
         bundle = made.bundle()
         bundle.model.eval()

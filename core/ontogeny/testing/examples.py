@@ -75,7 +75,10 @@ def _check_columns(who: str, examples: Sequence[Example]) -> None:
             is_array = isinstance(column, np.ndarray)
             require(is_array, who, broken, "expected a 1-D array of integers or floats")
         broken = f"example {number} has no {TOKENS}; its columns are {', '.join(example)}"
-        require(TOKENS in example, who, broken, f"{TOKENS} says how long an example is")
+        mend = f"{TOKENS}, or several like chosen_{TOKENS}, say how long an example is"
+        require(token_count(example) > 0, who, broken, mend)
+        if TOKENS not in example:
+            continue
         length = len(example.get("labels", example[TOKENS]))
         broken = f"example {number} has {length} labels for {len(example[TOKENS])} tokens"
         mend = "labels are aligned: labels[t] is what position t predicts, -100 for nothing"
@@ -102,6 +105,11 @@ def _check_batch(who: str, batch: Batch) -> None:
         require(isinstance(tensor, Tensor), who, f"collate returns a {kind} as {name}", mend)
         place = tensor.device.type
         require(place == "cpu", who, f"collate puts {name} on {place}", mend)
+
+
+def token_count(example: Example) -> int:
+    """Count the tokens of an example: of its `input_ids`, or of all columns called like that."""
+    return sum(len(column) for name, column in example.items() if name.endswith(TOKENS))
 
 
 def _same(left: Sequence[Example], right: Sequence[Example]) -> bool:

@@ -38,6 +38,7 @@ def check_objective(
     with trial("objective", name, stage, overrides) as made:
         objective = cast("Objective", made.component)
         rows = sample_rows(objective.columns) if rows is None else rows
+        made.survey(objective, rows)
         examples = check_prepare(
             made.who, objective, rows, made.tokenizer, made.folder / "examples"
         )

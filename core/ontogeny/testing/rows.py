@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COUNT = 12
 TEXT = "the river ran on past an old mill where nobody had ground corn for many years"
 WORDS = TEXT.split()
-TAGS = {"river": 1, "mill": 1, "corn": 1}  # everything else is 0
+TAGS = {"river": "B-PLACE", "old": "B-PLACE", "mill": "I-PLACE", "corn": "B-PLANT"}  # else O
 
 
 def sample_rows(columns: Sequence[Sequence[str]]) -> list[Row]:
@@ -52,6 +52,18 @@ def _messages(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
+def _answers(number: int) -> dict[str, list[object]]:
+    """Return the second word of the context; every fourth question has no answer."""
+    first, second = _words(number, 5)[:2]
+    if number % 4 == 3:
+        return {"text": [], "answer_start": []}
+    return {"text": [second], "answer_start": [len(first) + 1]}
+
+
+def _choices(number: int) -> list[str]:
+    return [_text(offset)(number) for offset in range(7, 9 + number % 2)]
+
+
 _SAMPLES: dict[str, Callable[[int], object]] = {
     "text": _text(0),
     "prompt": _text(3),
@@ -61,5 +73,9 @@ _SAMPLES: dict[str, Callable[[int], object]] = {
     "rejected": _text(13),
     "label": lambda number: number % 2,
     "tokens": lambda number: _words(number, 0),
-    "tags": lambda number: [TAGS.get(word, 0) for word in _words(number, 0)],
+    "tags": lambda number: [TAGS.get(word, "O") for word in _words(number, 0)],
+    "question": _text(2),
+    "context": _text(5),
+    "answers": _answers,
+    "choices": _choices,
 }

@@ -26,7 +26,10 @@ def outputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Outpu
     modes = {module: module.training for module in model.modules()}
     model.eval()
     with torch.no_grad():
-        found = model(**model_inputs(model, _batch(len(tokenizer))))
+        batch = _batch(len(tokenizer))
+        if model.config.is_encoder_decoder:
+            batch["decoder_input_ids"] = batch["input_ids"].flip(1)
+        found = model(**model_inputs(model, batch))
     for module, training in modes.items():
         module.training = training
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
@@ -15,17 +16,20 @@ from ontogeny.api import compose
 from ontogeny.checkpoint import save_checkpoint
 from ontogeny.component import GROUPS, LIST_KINDS, Kind
 from ontogeny.configuration import RunConfig, StageConfig, stable
+from ontogeny.data.corpus import Corpus
 from ontogeny.digest import digest_json
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.evaluator import Evaluator
 from ontogeny.head import Head
 from ontogeny.objective import Objective
-from ontogeny.options import Model
+from ontogeny.options import Model, Validation
 from ontogeny.plugins import registry
 from ontogeny.seeding import seed_everything
 from ontogeny.stage import Stage
+from ontogeny.store import Store
 from ontogeny.testing.contract import ContractError, require
 from ontogeny.testing.options import check_options, first_scalar
+from ontogeny.testing.rows import sample_rows
 from ontogeny.testing.tokenizer import byte_tokenizer
 from ontogeny.tokenizers import named_tokenizer
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.objective import Row
     from ontogeny.plugins import Registered
 
 CONTRACTS: dict[Kind, type] = {
@@ -65,6 +70,7 @@ class Trial:
     component: object  # built out of its options
     folder: Path
     tokenizer: PreTrainedTokenizerBase
+    facts: dict[str, object] = field(default_factory=dict)  # what a survey has found
 
     @property
     def config(self) -> StageConfig:
@@ -74,12 +80,34 @@ class Trial:
     def bundle(self, *, adapted: bool = True) -> Bundle:
         """Return the stage's model, the same at every call, with or without its adapters."""
         head = cast("Head", registry().build(self.config.head))
+        head.configure(self.facts)
         seed_everything("weights")
         bundle = Bundle(head.load(self.config.model, self.tokenizer), self.tokenizer, head)
         for name, options in self.config.adapter.items() if adapted else ():
+            adapter = cast("Adapter", registry().build(options))
+            self.extended(adapter)
             seed_everything("adapter", name)
-            bundle = cast("Adapter", registry().build(options)).apply(bundle)
+            bundle = adapter.apply(bundle)
         return bundle
+
+    def extended(self, adapter: Adapter) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that an adapter makes, for sample rows of the stage's objective."""
+        if type(adapter).extend is Adapter.extend:
+            return self.tokenizer
+        columns = cast("Objective", registry().build(self.config.objective)).columns
+        return adapter.extend(self.tokenizer, self._corpus(columns, sample_rows(columns)))
+
+    def survey(self, objective: Objective, rows: Sequence[Row]) -> None:
+        """Let the objective look at all rows, as it does before any is prepared."""
+        self.facts = objective.survey(self._corpus(objective.columns, rows))
+
+    def _corpus(self, columns: Sequence[Sequence[str]], rows: Sequence[Row]) -> Corpus:
+        """Return rows as those of a stage, all to be trained on."""
+        file = self.folder / "corpus.jsonl"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        validation = Validation(share=0.0)
+        data = replace(self.config.data, path=str(file), sources={}, validation=validation)
+        return Corpus(data, columns, Store(self.folder / "corpus"), lambda _: None)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Adapters that break one promise each."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,23 @@ class LeavesAHook(LastLayer):
         model.extra_bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
         layer.register_forward_hook(lambda _, __, logits: logits + model.extra_bias)
         return bundle
+
+
+class Renames(LastLayer):
+    """Adds tokens to the tokenizer that it is given, not to a copy."""
+
+    def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Any) -> PreTrainedTokenizerBase:
+        tokenizer.add_tokens([str(next(corpus.rows("data"))["text"])])
+        return tokenizer
+
+
+class KeepsToItself(LastLayer):
+    """Extends the tokenizer, but leaves the old one in the bundle."""
+
+    def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Any) -> PreTrainedTokenizerBase:
+        extended = deepcopy(tokenizer)
+        extended.add_tokens([str(next(corpus.rows("data"))["text"])])
+        return extended
 
 
 class _Nowhere(Head):

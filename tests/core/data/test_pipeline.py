@@ -18,7 +18,6 @@ from ontogeny.data.pipeline import (
     PreparedSource,
     SourceReader,
     TrainingRows,
-    column_names,
     digest_source,
     prepare_source,
     sources_of,
@@ -26,7 +25,7 @@ from ontogeny.data.pipeline import (
 )
 from ontogeny.errors import ConfigError, DataError
 from ontogeny.objective import Batch, Example, LongExamples, Loss, Objective, Row
-from ontogeny.options import Data, Source, Validation
+from ontogeny.options import Data, Source, Validation, column_names
 from ontogeny.store import Store
 from ontogeny.testing import byte_tokenizer
 

@@ -1,0 +1,258 @@
+"""Many prompts continued in batches with a KV cache, whatever the family of the model.
+
+What is drawn for a prompt depends on the seed and on its place among the prompts alone: neither on
+the size of a batch nor on what else is in it.
+"""
+# B prompts of a batch, P tokens of the longest prompt, N new tokens, V vocabulary
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
+from ontogeny.errors import ConfigError
+from ontogeny.models import longest_context
+from ontogeny.seeding import derive
+from ontogeny.token_ids import stop_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ontogeny.adapter import Bundle
+
+NAME = "generation_config"
+# What a model needs to write at all; how it likes to be sampled is not ours to take over.
+STRUCTURE = (
+    *("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+    *("suppress_tokens", "begin_suppress_tokens"),
+)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen, and when a text ends."""
+
+    max_tokens: int  # of each continuation
+    batch_size: int  # prompts in a forward pass
+    temperature: float = 0.0  # 0: the likeliest token each time
+    seed: int = 0
+    stops: Sequence[str] = ()  # texts that end a continuation, as the model's own stop tokens do
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote after a prompt."""
+
+    text: str  # without special tokens, and cut before the stop token or text
+    tokens: list[int]  # all that were written, those of the stop included
+    ended: bool  # False: cut off after `Decoding.max_tokens`
+
+
+def write(bundle: Bundle, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Written]:
+    """Continue prompts of one token or more each; the model is left as it was found.
+
+    An encoder-decoder model reads the prompt in its encoder. Prompts and new tokens must fit into
+    the model's context: see `require_room`.
+    """
+    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    written: dict[int, Written] = {}
+    with torch.no_grad(), _writing(bundle) as config:
+        for begin in range(0, len(prompts), decoding.batch_size):
+            indices = longest_first[begin : begin + decoding.batch_size]
+            batch = [prompts[index] for index in indices]
+            found = _write_batch(bundle, batch, indices, decoding, config)
+            written |= zip(indices, found, strict=True)
+    return [written[index] for index in range(len(prompts))]
+
+
+def require_generation(model: PreTrainedModel, key: str) -> None:
+    """Raise ConfigError for a model that cannot write; `key` is who asks."""
+    if not model.can_generate():
+        msg = (
+            f"{key} lets the model write, which a {type(model).__name__} cannot; choose a head "
+            f"that can, such as head=causal_lm"
+        )
+        raise ConfigError(msg)
+
+
+def require_room(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int, key: str
+) -> None:
+    """Raise ConfigError where the longest prompt and `max_tokens` exceed the model's context.
+
+    `key` is the option that holds `max_tokens`. An encoder-decoder model has a context for each.
+    """
+    context, longest = longest_context(model), max(map(len, prompts), default=0)
+    needed = longest + max_tokens
+    if model.config.is_encoder_decoder:
+        needed = max(longest, max_tokens)
+    if context is not None and needed > context:
+        msg = (
+            f"{key} is {max_tokens} and the longest prompt has {longest} tokens, more than the "
+            f"context of the model: {context} (max_position_embeddings); lower {key}, or leave "
+            f"out the long rows"
+        )
+        raise ConfigError(msg)
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a text: those of the generation config and of the tokenizer."""
+    named = model.generation_config.eos_token_id
+    ids = {*(named if isinstance(named, list) else [named]), *stop_ids(tokenizer)}
+    return sorted(int(each) for each in ids if each is not None)
+
+
+def _write_batch(
+    bundle: Bundle,
+    prompts: Sequence[Sequence[int]],
+    indices: Sequence[int],
+    decoding: Decoding,
+    config: GenerationConfig,
+) -> list[Written]:
+    model, tokenizer = bundle.model, bundle.tokenizer
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    ids_BP, mask_BP = _padded(prompts, int(config.pad_token_id or 0), left=not is_encoder_decoder)
+    start = 1 if is_encoder_decoder else ids_BP.shape[1]
+    chooser = [_Draw(_uniform(indices, decoding), decoding.temperature, start)]
+    ending = [_StopTexts(tokenizer, decoding.stops, start)]
+    config.max_new_tokens = decoding.max_tokens
+    ids_BT = model.generate(  # type: ignore[operator]
+        ids_BP.to(model.device),
+        attention_mask=mask_BP.to(model.device),
+        generation_config=config,
+        logits_processor=chooser if decoding.temperature else None,
+        stopping_criteria=ending if decoding.stops else None,
+    )
+    stops = set(cast("list[int]", config.eos_token_id or []))
+    return [_finished(row, tokenizer, stops, decoding) for row in ids_BT[:, start:].tolist()]
+
+
+def _finished(
+    tokens: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int], decoding: Decoding
+) -> Written:
+    """Cut off what was padded after the end; the padding may well be the stop token itself."""
+
+    def text_of(count: int) -> str:
+        return cast("str", tokenizer.decode(tokens[:count], skip_special_tokens=True))
+
+    def stop_place(count: int) -> int:
+        places = [text_of(count).find(stop) for stop in decoding.stops]
+        return min((place for place in places if place >= 0), default=-1)
+
+    end = next((place for place, token in enumerate(tokens) if token in stops), None)
+    written = len(tokens) if end is None else end
+    if (place := stop_place(written)) >= 0:
+        counts = range(written + 1)
+        needed = bisect_left(counts, True, key=lambda count: stop_place(count) >= 0)
+        return Written(text_of(written)[:place], tokens[:needed], ended=True)
+    return Written(text_of(written), tokens[: written + 1], ended=end is not None)
+
+
+@contextmanager
+def _writing(bundle: Bundle) -> Iterator[GenerationConfig]:
+    """Prepare a model for generation, and put everything back."""
+    model, tokenizer = bundle.model, bundle.tokenizer
+    training = [module for module in model.modules() if module.training]
+    # PEFT wraps the model, and sets this of what it wraps.
+    own = {each: vars(each)[NAME] for each in model.modules() if NAME in vars(each)}
+    config = _config(model, tokenizer)
+    for module in own:
+        vars(module)[NAME] = config  # else transformers fills ours up from it
+    model.eval()
+    try:
+        with _uncompiled(model):
+            yield config
+    finally:
+        for module, before in own.items():
+            vars(module)[NAME] = before
+        for module in training:
+            module.training = True
+
+
+def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Return what greedy decoding needs of a model's generation config."""
+    own = model.generation_config
+    stops = stop_tokens(model, tokenizer)
+    pads = (tokenizer.pad_token_id, own.pad_token_id, *stops, 0)
+    return GenerationConfig(
+        **{name: getattr(own, name, None) for name in STRUCTURE},
+        eos_token_id=stops or None,
+        pad_token_id=next(pad for pad in pads if pad is not None),
+        do_sample=False,
+        use_cache=True,
+    )
+
+
+@contextmanager
+def _uncompiled(model: PreTrainedModel) -> Iterator[None]:
+    """Leave out torch.compile: every new length would be compiled anew."""
+    if all(module._compiled_call_impl is None for module in model.modules()):  # noqa: SLF001
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _padded(prompts: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Return ids_BP and mask_BP; what is padding is said by the mask, never by the id."""
+    longest = max(map(len, prompts))
+    ids_BP = torch.full((len(prompts), longest), pad)
+    mask_BP = torch.zeros_like(ids_BP)
+    for row, prompt in enumerate(prompts):
+        place = slice(longest - len(prompt), None) if left else slice(len(prompt))
+        ids_BP[row, place] = torch.tensor(prompt)
+        mask_BP[row, place] = 1
+    return ids_BP, mask_BP
+
+
+def _uniform(indices: Sequence[int], decoding: Decoding) -> Tensor:
+    """Return a random number in [0, 1) for every token, from a seed of each prompt's own: BN."""
+    rows = []
+    for index in indices:
+        generator = torch.Generator().manual_seed(derive(decoding.seed, "write", index))
+        rows.append(torch.rand(decoding.max_tokens, generator=generator))
+    return torch.stack(rows)
+
+
+class _Draw(LogitsProcessor):
+    """Draws a token by the inverse of the cumulative distribution, and leaves no other."""
+
+    def __init__(self, uniform_BN: Tensor, temperature: float, start: int) -> None:
+        self.uniform_BN = uniform_BN
+        self.temperature = temperature
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return logits in which the token drawn is the only one possible: BV."""
+        step = input_ids.shape[1] - self.start
+        uniform_B1 = self.uniform_BN[:, step : step + 1].to(scores.device)
+        cumulative_BV = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        sought_B1 = uniform_B1 * cumulative_BV[:, -1:]
+        drawn_B1 = torch.searchsorted(cumulative_BV, sought_B1, right=True)
+        drawn_B1 = drawn_B1.clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(1, drawn_B1, 0.0)
+
+
+class _StopTexts(StoppingCriteria):
+    """Ends a continuation as soon as it holds one of some texts."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.stops = stops
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
+        """Say of each row whether it is done: B."""
+        del scores
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        done = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
