@@ -9,6 +9,7 @@ import numpy as np
 
 from ontogeny.attention import is_causal, model_inputs
 from ontogeny.data.collation import collate_tokens
+from ontogeny.data.documents import token_ids
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.preflight import Proof, future_proof, vocabulary_proof
 from ontogeny.vocabulary_loss import vocabulary_loss
@@ -35,10 +36,9 @@ class CausalLM(Objective):
     def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
         """Return [start] text [end], cut into what is seen and what is predicted one later."""
         texts = [cast("str", row["text"]) for row in rows]
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         start = self._ids(self.config.document_start, tokenizer.bos_token_id, tokenizer)
         end = self._ids(self.config.document_end, tokenizer.eos_token_id, tokenizer)
-        for ids in cast("list[list[int]]", encoded):
+        for ids in token_ids(texts, tokenizer):
             document = np.array([*start, *ids, *end], dtype=np.int32)
             yield {"input_ids": document[:-1], "labels": document[1:]}
 

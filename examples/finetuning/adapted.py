@@ -1,0 +1,136 @@
+"""Adapt a model to a domain, then fine-tune it on few labels: against no and a wrong adaptation.
+
+    make demo
+    python examples/finetuning/adapted.py outputs/…/stages/pretraining/checkpoint
+
+As Gururangan et al. (2020) did at scale. The domain is the natural world, in which the labels lie
+too; the wrong one, of the same size, is Python's own documentation. Terms of the test rows stand in
+neither. Every seed has a run of its own from adaptation on, and labelled rows of its own.
+
+Raises AssertionError unless the right adaptation helps (95 % interval of the mean over seeds) and
+more than the wrong one, and the wrong one does not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import mean, stdev
+
+from ontogeny import compose, run
+
+SHIPPED = "ontogeny_plugins.demo"
+SEEDS = (0, 1, 2, 3, 4)
+STUDENT = 2.776  # the 97.5 % quantile of Student's t with 4 degrees of freedom
+LABELS = 30  # rows of each class
+FOLDER = Path("outputs/adapted")
+TEST = f"pkg://{SHIPPED}/data/domain_classification_test.jsonl.gz"
+ADAPTATION = [
+    "stage=continued_pretraining",
+    "data.validation.share=0.02",
+    "data.max_length=256",
+    "optimizer.lr=1e-3",
+    "trainer.max_steps=200",
+    "stage.sample_tokens=0",
+    "evaluator=[]",
+]
+FINETUNING = [
+    "stage=finetuning",
+    f"data.validation.path={TEST}",
+    "optimizer.lr=5e-4",
+    "trainer.max_epochs=8",
+    "evaluator.classification.resamples=10",
+]
+
+
+def shipped_rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a shipped file."""
+    packed = files(SHIPPED).joinpath(f"data/{name}.jsonl.gz").read_bytes()
+    return [json.loads(line) for line in gzip.decompress(packed).decode().splitlines()]
+
+
+def write(name: str, rows: Iterable[dict[str, str]]) -> Path:
+    """Write rows to a file in the folder of this example."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    file = FOLDER / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def texts_of_one_size() -> dict[str, Path]:
+    """Write the text of the right and of the wrong domain, as many bytes of each."""
+    found = {
+        "domain": [row["text"] for row in shipped_rows("domain")],
+        "wrong": [topics[name] for name in sorted(topics)],
+    }
+    size = min(sum(len(text.encode()) for text in texts) for texts in found.values())
+    written = {}
+    for name, texts in found.items():
+        random.Random(0).shuffle(texts)
+        ends = [sum(len(text.encode()) for text in texts[: end + 1]) for end in range(len(texts))]
+        kept = texts[: sum(end <= size for end in ends)]
+        written[name] = write(name, ({"text": text} for text in kept))
+    return written
+
+
+def few_labels(seed: int) -> Path:
+    """Write as many labelled rows of each class, drawn for a seed."""
+    rows = shipped_rows("domain_classification")
+    random.Random(seed).shuffle(rows)
+    kept: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        kept.setdefault(row["label"], []).append(row)
+    return write(f"labels-{seed}", (row for each in kept.values() for row in each[:LABELS]))
+
+
+def adapted(checkpoint: str, text: Path, seed: int) -> str:
+    """Return the checkpoint of a model after continued pre-training on a text."""
+    overrides = [f"model.source={checkpoint}", f"data.path={text}", f"seed={seed}"]
+    result = run(compose([*ADAPTATION, *overrides]), FOLDER / f"{text.stem}-{seed}")
+    return str(result.checkpoint)
+
+
+def accuracy(checkpoint: str, seed: int, name: str) -> float:
+    """Return the accuracy on the test rows after fine-tuning on few labels."""
+    overrides = [f"model.source={checkpoint}", f"data.path={few_labels(seed)}", f"seed={seed}"]
+    result = run(compose([*FINETUNING, *overrides]), FOLDER / f"finetuned-{name}-{seed}")
+    return result.metrics["finetuning"]["classification"]["accuracy"].value
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of paired differences with its 95 % interval."""
+    half = STUDENT * stdev(differences) / math.sqrt(len(differences))
+    return mean(differences), mean(differences) - half, mean(differences) + half
+
+
+def main(checkpoint: str) -> None:
+    """Print a line for each seed and for each comparison, and check the claims."""
+    texts, found = texts_of_one_size(), {"none": [], "domain": [], "wrong": []}  # type: ignore[var-annotated]
+    for seed in SEEDS:
+        for name, each in found.items():
+            start = checkpoint if name == "none" else adapted(checkpoint, texts[name], seed)
+            each.append(accuracy(start, seed, name))
+        print(
+            f"seed {seed}: " + ", ".join(f"{name} {each[-1]:.3f}" for name, each in found.items())
+        )
+    print("mean: " + ", ".join(f"{name} {mean(each):.3f}" for name, each in found.items()))
+    gains = {}
+    for better, worse in (("domain", "none"), ("wrong", "none"), ("domain", "wrong")):
+        pairs = zip(found[better], found[worse], strict=True)
+        gains[better, worse] = interval([one - other for one, other in pairs])
+        value, low, high = gains[better, worse]
+        print(f"{better} - {worse}: {value:+.3f} ({low:+.3f} to {high:+.3f})")
+    assert gains["domain", "none"][1] > 0
+    assert gains["domain", "wrong"][1] > 0
+    assert gains["wrong", "none"][1] <= 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

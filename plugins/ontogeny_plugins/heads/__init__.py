@@ -1,0 +1,115 @@
+"""Heads of tasks on any backbone; for embeddings also the objective and the evaluator."""
+
+from dataclasses import dataclass
+
+from ontogeny import Component, ConfigError, hookimpl
+from ontogeny.options import require_choice, require_positive
+
+POOLINGS = ("auto", "cls", "mean", "last")
+
+
+@dataclass
+class SequenceClassification:
+    """Scores of classes, or one number, for a whole text."""
+
+    # what stands for the text: cls (first token), mean, last (token), or auto: as transformers'
+    # class of the family does, else the last token of a decoder and the first of an encoder
+    pooling: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("head.pooling", self.pooling, POOLINGS)
+
+
+@dataclass
+class TokenClassification:
+    """Scores of classes for every token."""
+
+
+@dataclass
+class QuestionAnswering:
+    """Scores for every token to be the first, or the last, of the answer."""
+
+
+@dataclass
+class MultipleChoice:
+    """One score for each of the texts to choose from."""
+
+    pooling: str = "auto"  # as of sequence_classification: auto, cls, mean or last
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("head.pooling", self.pooling, POOLINGS)
+
+
+@dataclass
+class Embedding:
+    """One vector for a whole text (Reimers & Gurevych, 2019)."""
+
+    pooling: str = "auto"  # cls, mean, last, or auto: last in decoders, mean in encoders
+    normalise: bool | None = None  # to length 1; none: as the checkpoint says, else true
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("head.pooling", self.pooling, POOLINGS)
+
+
+@dataclass
+class Contrastive:
+    """Texts that belong together are near, others of the batch far (InfoNCE: Oord et al., 2018).
+
+    The loss of a row depends on the rows beside it: data.batch_size is part of what is learnt.
+    """
+
+    temperature: float = 0.05  # cosines are divided by it (Gao et al., 2021)
+    symmetric: bool = False  # tell the prompt of each completion, too
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.temperature <= 0:
+            raise ConfigError(f"objective.temperature is {self.temperature}; expected more than 0")
+
+
+@dataclass
+class RetrievalMetrics:
+    """How high the text that belongs to a prompt stands among those of all held-out rows."""
+
+    batch_size: int = 32  # texts per forward pass
+    resamples: int = 1000  # bootstrap resamples of rows, for the 95 % intervals
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for name in ("batch_size", "resamples"):
+            require_positive(f"evaluator.retrieval.{name}", getattr(self, name))
+
+
+_HEADS = (
+    ("sequence_classification", SequenceClassification),
+    ("token_classification", TokenClassification),
+    ("question_answering", QuestionAnswering),
+    ("multiple_choice", MultipleChoice),
+    ("embedding", Embedding),
+)
+
+
+@hookimpl
+def ontogeny_heads() -> list[Component]:
+    """Offer a head for each task."""
+    return [
+        Component(name, options, f"ontogeny_plugins.heads.{name}:{options.__name__}Head")
+        for name, options in _HEADS
+    ]
+
+
+@hookimpl
+def ontogeny_objectives() -> list[Component]:
+    """Offer `contrastive`."""
+    implementation = "ontogeny_plugins.heads.contrastive:ContrastiveObjective"
+    return [Component("contrastive", Contrastive, implementation)]
+
+
+@hookimpl
+def ontogeny_evaluators() -> list[Component]:
+    """Offer `retrieval`."""
+    implementation = "ontogeny_plugins.heads.retrieval:RetrievalEvaluator"
+    return [Component("retrieval", RetrievalMetrics, implementation)]
