@@ -141,6 +141,10 @@ class Tied(nn.Module):
         self.embed, self.body = nn.Embedding(5, 4), nn.Linear(4, 4)
         self.head = nn.Linear(4, 5, bias=False)
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
+
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
 
@@ -173,7 +177,9 @@ def test_the_first_group_has_the_main_learning_rate() -> None:
 
 def test_an_adapter_scales_the_learning_rate_of_its_group() -> None:
     model = Tied()
-    group = ParameterGroup([model.embed.weight, model.body.bias], lr_ratio=16.0)
+    group = ParameterGroup(
+        [model.weights["embed.weight"], model.weights["body.bias"]], lr_ratio=16.0
+    )
     rates = rates_of(model, group, embedding_lr=0.25)
     assert rates["embed.weight"] == (4.0, 0.1)
     assert rates["body.bias"] == (16.0, 0.0)
@@ -182,20 +188,22 @@ def test_an_adapter_scales_the_learning_rate_of_its_group() -> None:
 
 def test_an_adapter_decides_the_weight_decay_of_its_group() -> None:
     model = Tied()
-    assert rates_of(model, ParameterGroup([model.embed.weight], weight_decay=0.0))[
+    assert rates_of(model, ParameterGroup([model.weights["embed.weight"]], weight_decay=0.0))[
         "embed.weight"
     ] == (1.0, 0.0)
 
 
 def test_of_two_groups_with_a_parameter_the_later_decides() -> None:
     model = Tied()
-    groups = [ParameterGroup([model.body.weight], lr_ratio=ratio) for ratio in (2.0, 3.0)]
+    groups = [
+        ParameterGroup([model.weights["body.weight"]], lr_ratio=ratio) for ratio in (2.0, 3.0)
+    ]
     assert rates_of(model, *groups)["body.weight"] == (3.0, 0.1)
 
 
 def test_a_multiple_of_no_learning_rate_is_an_error() -> None:
     model = Tied()
-    group = ParameterGroup([model.body.weight], lr_ratio=2.0)
+    group = ParameterGroup([model.weights["body.weight"]], lr_ratio=2.0)
     with pytest.raises(ConfigError, match=r"optimizer\.lr is not set, but an adapter"):
         parameter_groups(model, Rates(lr=None, weight_decay=0.0), [group])
 

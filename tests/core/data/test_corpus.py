@@ -28,7 +28,7 @@ def test_rows_to_train_on_and_rows_held_out_are_all_rows(file: Path, tmp_path: P
     made = corpus(data, tmp_path)
     assert made.names == ["data"]
     trained, held_out = (
-        [row["text"] for row in rows("data")] for rows in (made.rows, made.held_out)
+        [str(row["text"]) for row in rows("data")] for rows in (made.rows, made.held_out)
     )
     assert 10 < len(held_out) < 80
     assert sorted([*trained, *held_out]) == sorted(f"row {number}" for number in range(200))
