@@ -6,16 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ontogeny.attention import is_causal, model_inputs
+from ontogeny.chat.conversation import UnfitError, conversation_of, require_bare
+from ontogeny.chat.encoding import examples_of
+from ontogeny.chat.rendering import Rendered, render
+from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import RowError
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.preflight import Proof, future_proof, vocabulary_proof
 from ontogeny.vocabulary_loss import label_log_probs, vocabulary_loss
-from ontogeny_plugins.sft.chat_template import ChatTemplate
-from ontogeny_plugins.sft.conversation import UnfitError, conversation_of, require_bare
-from ontogeny_plugins.sft.encoding import examples_of
 from ontogeny_plugins.sft.noise import noisy_embeddings
-from ontogeny_plugins.sft.rendering import Rendered, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from ontogeny_plugins.sft.chat_template import ChatTemplate
-from ontogeny_plugins.sft.conversation import (
+from ontogeny.chat.conversation import (
     UnfitError,
     conversation_of,
     require_bare,
     words_of,
 )
-from ontogeny_plugins.sft.encoding import special_start
+from ontogeny.chat.encoding import special_start
+from ontogeny.chat.template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

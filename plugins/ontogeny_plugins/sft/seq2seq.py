@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from ontogeny.attention import model_inputs
+from ontogeny.chat.conversation import UnfitError
+from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import ConfigError, RowError
 from ontogeny.models import longest_context
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.preflight import TOLERANCE, Proof
 from ontogeny.vocabulary_loss import logits_agree, vocabulary_loss
-from ontogeny_plugins.sft.chat_template import ChatTemplate
-from ontogeny_plugins.sft.conversation import UnfitError
 from ontogeny_plugins.sft.prompts import prompt_of
 
 if TYPE_CHECKING:

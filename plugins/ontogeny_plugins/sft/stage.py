@@ -7,6 +7,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
+from ontogeny.chat.conversation import UnfitError
+from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.corpus import Corpus
 from ontogeny.errors import ConfigError
 from ontogeny.generation import Decoding, write
@@ -14,8 +16,6 @@ from ontogeny.models import longest_context
 from ontogeny.stage import Sample
 from ontogeny.tokenizers import named_tokenizer
 from ontogeny.training_stage import TrainingStage
-from ontogeny_plugins.sft.chat_template import ChatTemplate
-from ontogeny_plugins.sft.conversation import UnfitError
 from ontogeny_plugins.sft.named_templates import give_template
 from ontogeny_plugins.sft.prompts import prompt_ids, prompt_of
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ontogeny_plugins.sft.conversation import UnfitError, calls_of, words_of
+from ontogeny.chat.conversation import UnfitError, calls_of, words_of
 
 if TYPE_CHECKING:
-    from ontogeny_plugins.sft.chat_template import ChatTemplate, Span
-    from ontogeny_plugins.sft.conversation import Conversation, Message
+    from ontogeny.chat.conversation import Conversation, Message
+    from ontogeny.chat.template import ChatTemplate, Span
 
 SHOWN = 40  # characters of a text in a message
 OTHER = "take another stage.chat_template"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from ontogeny.chat.conversation import UnfitError
 from ontogeny.token_ids import end_of_turn
-from ontogeny_plugins.sft.conversation import UnfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transformers import PreTrainedTokenizerBase
 
-    from ontogeny_plugins.sft.conversation import Conversation
+    from ontogeny.chat.conversation import Conversation
 
 LONGEST_REASON = 200  # characters of what a template says
 MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")

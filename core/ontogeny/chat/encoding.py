@@ -17,8 +17,8 @@ from ontogeny.token_ids import stop_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.chat.rendering import Rendered
     from ontogeny.objective import Example
-    from ontogeny_plugins.sft.rendering import Rendered
 
 
 @dataclass(frozen=True)
