@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from transformers.masking_utils import (
+    and_masks,
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
     create_masks_for_generate,
@@ -17,6 +18,8 @@ from transformers.masking_utils import (
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from transformers import PreTrainedConfig
 
@@ -37,7 +40,9 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
 
     A packed batch (one with `document_ids`, [B, T]) gets a block-diagonal attention mask, so that
     no document sees another one in its row, also where the model would not find out by itself.
-    Positions that a batch gives begin at 0; those that the model gets, where it begins to count.
+    Within a document, `branch_ids` ([B, T], 0 for what is shared) let several branches go on from
+    one beginning without seeing each other. Positions that a batch gives begin at 0; those that
+    the model gets, where it begins to count.
     Raises ConfigError for an encoder-decoder model if the batch has no `decoder_input_ids`.
     """
     inputs: dict[str, object] = {name: batch[name] for name in _PASSED if name in batch}
@@ -48,8 +53,9 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
             f"decoder nothing: choose another one, such as objective=seq2seq, or another head"
         )
         raise ConfigError(msg)
-    if "document_ids" in batch:
-        inputs["attention_mask"] = isolation_mask(model, batch["document_ids"])
+    if "document_ids" in batch or "branch_ids" in batch:
+        documents_BT = _documents(batch)
+        inputs["attention_mask"] = isolation_mask(model, documents_BT, batch.get("branch_ids"))
     if "position_ids" in batch and (first := first_position(model)):
         inputs["position_ids"] = batch["position_ids"] + first
     return inputs
@@ -67,10 +73,33 @@ def first_position(model: nn.Module) -> int:
     return 0
 
 
-def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Mask:
+def _documents(batch: Batch) -> Tensor:
+    """Return the document of each token; of rows that are not packed, padding is the second one."""
+    if "document_ids" in batch:
+        return batch["document_ids"]
+    if "attention_mask" in batch:
+        return 1 - batch["attention_mask"]
+    return torch.zeros_like(batch["input_ids"])
+
+
+def attention_window(model: nn.Module) -> int | None:
+    """Return how many tokens back the shortest-sighted layer looks; None where all see all."""
+    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    types = set(getattr(config, "layer_types", None) or [])
+    if types and not types & {"sliding_attention", "chunked_attention"}:
+        return None
+    limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((int(limit) for limit in limits if limit is not None), default=None)
+
+
+def isolation_mask(
+    model: nn.Module, document_ids_BT: Tensor, branch_ids_BT: Tensor | None = None
+) -> Mask:
     """Return the mask in the form that the model's attention kernel takes.
 
-    Sliding windows and other layer types are kept: those models get one mask for each type.
+    Sliding windows and other layer types are kept: those models get one mask for each type. Windows
+    are counted in places of the row, which for branches are not their positions: see
+    `attention_window`.
     """
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
     if "flash" in str(config._attn_implementation):  # noqa: SLF001
@@ -81,8 +110,8 @@ def isolation_mask(model: nn.Module, document_ids_BT: Tensor) -> Mask:
         raise ConfigError(msg)
     document_ids_BT = document_ids_BT.contiguous()
     if _sees_everything(config):
-        return _dense_mask(document_ids_BT, causal=is_causal(model))
-    return _library_mask(model, config, document_ids_BT)
+        return _dense_mask(document_ids_BT, branch_ids_BT, causal=is_causal(model))
+    return _library_mask(model, config, document_ids_BT, branch_ids_BT)
 
 
 def _sees_everything(config: PreTrainedConfig) -> bool:
@@ -94,17 +123,28 @@ def _sees_everything(config: PreTrainedConfig) -> bool:
     return is_sdpa and types == {"full_attention"} and not is_limited
 
 
-def _dense_mask(document_ids_BT: Tensor, *, causal: bool) -> Tensor:
+def _dense_mask(document_ids_BT: Tensor, branch_ids_BT: Tensor | None, *, causal: bool) -> Tensor:
     """Return the block-diagonal mask, true where to look: [B, 1, T, T]."""
     mask_B1TT = document_ids_BT[:, None, :, None] == document_ids_BT[:, None, None, :]
+    if branch_ids_BT is not None:
+        looking_B1T1, seen_B11T = branch_ids_BT[:, None, :, None], branch_ids_BT[:, None, None, :]
+        mask_B1TT &= (seen_B11T == 0) | (seen_B11T == looking_B1T1)
     if causal:
         length = document_ids_BT.shape[1]
         mask_B1TT &= torch.ones(length, length, dtype=torch.bool, device=mask_B1TT.device).tril()
     return mask_B1TT
 
 
-def _library_mask(model: nn.Module, config: PreTrainedConfig, document_ids_BT: Tensor) -> Mask:
+def _library_mask(
+    model: nn.Module,
+    config: PreTrainedConfig,
+    document_ids_BT: Tensor,
+    branch_ids_BT: Tensor | None,
+) -> Mask:
     """Let transformers make the masks: about 20 times slower, for all kernels and layer types."""
+    together = packed_sequence_mask_function(document_ids_BT)
+    if branch_ids_BT is not None:
+        together = and_masks(together, _branch_function(branch_ids_BT.contiguous()))
     arguments: dict[str, Any] = {
         "config": config,
         # Only its shape, dtype and device are read.
@@ -113,7 +153,7 @@ def _library_mask(model: nn.Module, config: PreTrainedConfig, document_ids_BT: T
         ),
         "attention_mask": None,
         "past_key_values": None,
-        "and_mask_function": packed_sequence_mask_function(document_ids_BT),
+        "and_mask_function": together,
     }
     if is_causal(model):
         return cast("Mask", create_masks_for_generate(**arguments))
@@ -121,6 +161,16 @@ def _library_mask(model: nn.Module, config: PreTrainedConfig, document_ids_BT: T
     if types is None:
         return cast("Mask", create_bidirectional_mask(**arguments))
     return {kind: _ENCODER_MASKS[kind](**arguments) for kind in set(types)}
+
+
+def _branch_function(branch_ids_BT: Tensor) -> Callable[..., Tensor]:
+    """Return, in transformers' words, who may look at whom: at what is shared, and at one's own."""
+
+    def looks(row: Tensor, _: Tensor, looking: Tensor, seen: Tensor) -> Tensor:
+        branch = branch_ids_BT[row, seen]
+        return (branch == 0) | (branch == branch_ids_BT[row, looking])
+
+    return looks
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ontogeny.adapter import Bundle
+    from ontogeny.companions import Companions
     from ontogeny.plugins import Registry
 
 
@@ -38,6 +39,11 @@ class Evaluation:
         self.data = data
         self.precision = precision
         self.seed = seed
+
+    def begin(self, companions: Companions) -> None:
+        """Let evaluators have the other models that they need."""
+        for evaluator in self.evaluators.values():
+            evaluator.begin(companions)
 
     def check(self, bundle: Bundle) -> None:
         """Raise what an evaluator finds wrong before hours are spent on training."""

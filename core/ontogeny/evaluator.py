@@ -11,6 +11,7 @@ from ontogeny.options import column_names
 
 if TYPE_CHECKING:
     from ontogeny.adapter import Bundle
+    from ontogeny.companions import Companions
     from ontogeny.objective import Row
     from ontogeny.options import Data
 
@@ -58,6 +59,10 @@ class Evaluator(ABC):
 
     # Columns that a held-out row must have: any one of these alternatives; none: it reads no rows.
     columns: ClassVar[Sequence[Sequence[str]]] = (("text",),)
+
+    def begin(self, companions: Companions) -> None:
+        """Take the other models that the measurement needs; called once, before `check`."""
+        del companions
 
     def check(self, bundle: Bundle, data: EvaluationData) -> None:
         """Raise, before the training begins, for what `evaluate` would fail on after it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,6 +60,7 @@ class Fit:
         self.context = context
         self.config = context.config
         self.objective = objective
+        self.collator = copy(objective)  # for worker processes: without what it begins with
         self.rows = rows
         options = self.config.trainer
         # All options are read here: before the fit, the preflight asks which ones nothing reads.
@@ -119,7 +121,7 @@ class Fit:
         self._add_callbacks(
             [own for each in adapters for own in each.callbacks(bundle, self.steps)]
         )
-        loader = step_loader(self.rows, self.objective, self.sampler, self.workers)
+        loader = step_loader(self.rows, self.collator, self.sampler, self.workers)
         path = self._state_path() if self.resumed else None
         try:
             with self.context.interruption.deferring(), self.ranks.running():

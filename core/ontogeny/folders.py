@@ -114,6 +114,11 @@ def verify_manifest(folder: Path, *, digests: bool = True) -> dict[str, object]:
     return _read_manifest(folder)["facts"]
 
 
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file by its name, as the folder's manifest says."""
+    return {name: facts["sha256"] for name, facts in _read_manifest(folder)["files"].items()}
+
+
 def find_damage(folder: Path, *, digests: bool = True) -> str | None:
     """Return what is wrong with a folder, naming the file; None if it matches its manifest."""
     try:

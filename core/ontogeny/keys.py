@@ -12,6 +12,8 @@ from ontogeny.data.pipeline import digest_source, sources_of
 from ontogeny.digest import DigestCache, digest_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ontogeny.configuration import StageConfig
     from ontogeny.plugins import Registry
     from ontogeny.store import Store
@@ -28,7 +30,7 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     for name in ("path", "sources", "example", *COMPARED):
         options["data"].pop(name)
     cast("dict[str, object]", options["data"]["validation"]).pop("path")
-    files = _file_digests(config, store)
+    files = [*_file_digests(config, store), *_checkpoint_digests(config)]
     return digest_json(
         {
             "options": options,
@@ -78,20 +80,35 @@ def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
 def _file_digests(config: StageConfig, store: Store) -> list[str]:
     """Return the digests of the files that components' own options name."""
     cache = DigestCache(store.root / "digests")
-    parts = [config.stage, config.objective, config.head]
-    parts += [*config.adapter.values(), *config.evaluator.values()]
-    paths = [
-        getattr(options, item.name)
-        for options in parts
-        if is_dataclass(options)
-        for item in fields(options)
-        if item.metadata.get("file")
+    return [digest_source(str(path), cache) for _, path in _named_by(config, "file")]
+
+
+def _checkpoint_digests(config: StageConfig) -> list[str]:
+    """Return the digests of the checkpoints that components' own options name."""
+    return [
+        checkpoint_digest(key, str(source))
+        for key, value in _named_by(config, "checkpoint")
+        for source in (value.values() if isinstance(value, dict) else [value])
     ]
-    return [digest_source(path, cache) for path in paths if path is not None]
+
+
+def _named_by(config: StageConfig, mark: str) -> Iterator[tuple[str, object]]:
+    """Yield key and value of the components' options that carry a mark and are set."""
+    for key, options in _components(config).items():
+        for item in fields(options) if is_dataclass(options) else ():
+            value = getattr(options, item.name)
+            if item.metadata.get(mark) and value is not None:
+                yield f"{key}.{item.name}", value
+
+
+def _components(config: StageConfig) -> dict[str, object]:
+    """Return the options of all components of a stage by their key."""
+    parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
+    parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
+    parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    return {key: options for key, options in parts.items() if options is not None}
 
 
 def _code_versions(config: StageConfig, registry: Registry) -> list[str]:
-    parts = [config.stage, config.objective, config.head]
-    parts += [*config.adapter.values(), *config.evaluator.values()]
-    plugins = [registry.find(options)[1].plugin for options in parts if options is not None]
+    plugins = [registry.find(options)[1].plugin for options in _components(config).values()]
     return sorted({registry.code_version(plugin) for plugin in plugins} | {registry.core_version()})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ontogeny.errors import NonFiniteError
-from ontogeny.objective import Batch, Objective, OnlineObjective
+from ontogeny.objective import Batch, Loss, Objective, OnlineObjective
 from ontogeny.seeding import seed_everything
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class TrainingModule(L.LightningModule):
         step = self.consumed
         for number, update in enumerate(self._updates(batches, step)):
             self._update(update, step, number)
+        cast("LRScheduler", self.lr_schedulers()).step()
         self.consumed = step + 1
 
     def check_finite(self) -> None:
@@ -87,25 +88,22 @@ class TrainingModule(L.LightningModule):
         if not isinstance(self.objective, OnlineObjective):
             return [batches]
         seed_everything(self._seed, "experience", step, self.global_rank)
-        merged = [self.objective.experience(self.model, batch) for batch in batches]
-        return [update for updates in merged for update in updates]
+        return self.objective.experience(self.model, batches)
 
     def _update(self, batches: Sequence[Batch], step: int, number: int) -> None:
         """Accumulate gradients of sums, divide them by the weight of the whole step, and step."""
-        sums: dict[str, Tensor] = {}
-        weight = torch.zeros((), device=self.device)
+        sums = _Sums(self.device)
         for index, batch in enumerate(batches):
             seed_everything(self._seed, "step", step, number, index, self.global_rank)
             loss = self.objective.loss(self.model, batch)
             with self._synchronised(last=index == len(batches) - 1):
                 self.manual_backward(loss.total)
-            weight = weight + loss.weight.detach()
-            for name, value in {"loss": loss.total, **loss.metrics}.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
-        sums, weight = self._over_ranks(sums, weight)
-        self._step(sums, weight.clamp(min=1), step)
+            sums.add(loss)
+        self._over_ranks(sums)
+        self._step(sums, step)
 
-    def _step(self, sums: dict[str, Tensor], weight: Tensor, step: int) -> None:
+    def _step(self, sums: _Sums, step: int) -> None:
+        weight = sums.weights["loss"].clamp(min=1)
         optimizer = cast("Optimizer", self.optimizers(use_pl_optimizer=True))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         # Ranks have averaged their gradients; a mean over ranks of sums is a sum / world.
@@ -113,14 +111,13 @@ class TrainingModule(L.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients) * scale
         if self._clip is not None:
             scale = scale * (self._clip / (norm + 1e-6)).clamp(max=1)
-        self._guard(optimizer, torch.isfinite(norm) & torch.isfinite(sums["loss"]), step)
+        self._guard(optimizer, torch.isfinite(norm) & torch.isfinite(sums.totals["loss"]), step)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
         self._tell_of_gradients(optimizer)
         optimizer.zero_grad(set_to_none=True)
-        cast("LRScheduler", self.lr_schedulers()).step()
-        logged = {f"train/{name}": value / weight for name, value in sums.items()}
+        logged = {f"train/{name}": value for name, value in sums.means().items()}
         self.record(step, {**logged, "train/gradient_norm": norm, "train/lr": lr})
 
     def _tell_of_gradients(self, optimizer: Optimizer) -> None:
@@ -140,14 +137,16 @@ class TrainingModule(L.LightningModule):
         bad = ~finite
         self._non_finite = bad if self._non_finite is None else self._non_finite | bad
 
-    def _over_ranks(
-        self, sums: dict[str, Tensor], weight: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _over_ranks(self, sums: _Sums) -> None:
+        """Add what all ranks have summed."""
         if self.trainer.world_size == 1:
-            return sums, weight
-        stacked = torch.stack([weight.float(), *(value.float() for value in sums.values())])
+            return
+        both = [*sums.totals.values(), *sums.weights.values()]
+        stacked = torch.stack([value.float() for value in both])
         stacked = cast("Tensor", self.trainer.strategy.reduce(stacked, reduce_op="sum"))
-        return dict(zip(sums, stacked[1:], strict=True)), stacked[0]
+        totals, weights = stacked.chunk(2)
+        sums.totals = dict(zip(sums.totals, totals, strict=True))
+        sums.weights = dict(zip(sums.weights, weights, strict=True))
 
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
         """Let ranks exchange gradients only in the last backward pass of a step."""
@@ -155,6 +154,32 @@ class TrainingModule(L.LightningModule):
         if last or self.trainer.world_size == 1 or not hasattr(strategy.model, "no_sync"):
             return nullcontext()
         return cast("DistributedDataParallel", strategy.model).no_sync()
+
+
+class _Sums:
+    """The loss and the metrics of an optimiser step, each a sum with what it is divided by."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._zero = torch.zeros((), device=device)
+        self.totals: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def add(self, loss: Loss) -> None:
+        """Add those of a batch; a metric without a weight of its own has that of the loss."""
+        for name, value in {"loss": loss.total, **loss.metrics}.items():
+            total, weight = value if isinstance(value, tuple) else (value, loss.weight)
+            self.totals[name] = self.totals.get(name, self._zero) + total.detach()
+            self.weights[name] = self.weights.get(name, self._zero) + weight.detach()
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the sums over their weights; what nothing was summed for is 0."""
+        return {
+            name: total / self.weights[name].clamp(min=self._least(name))
+            for name, total in self.totals.items()
+        }
+
+    def _least(self, name: str) -> float:
+        return 1 if name == "loss" else 1e-9
 
 
 def _non_finite_message(where: str) -> str:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.companions import Companion, Companions
     from ontogeny.data.corpus import Corpus
     from ontogeny.preflight import Proof
 
 Row = Mapping[str, object]  # one record of the user's data, with canonical column names
 Example = dict[str, np.ndarray]  # named 1-D arrays; per-token ones have the length of input_ids
 Batch = dict[str, "Tensor"]
-LongExamples = Literal["split", "truncate"]
+LongExamples = Literal["split", "truncate", "leave_out"]
 
 IGNORED = -100  # a label that asks for nothing, as in torch.nn.functional.cross_entropy
 
@@ -30,12 +31,13 @@ class Loss:
 
     `total` (0-d tensor) is a sum over tokens, pairs or rows and `weight` (0-d tensor) their
     number, so that batch size, accumulation and devices change nothing but speed. `metrics` are
-    sums over the same things, logged as `sum / weight`.
+    sums over the same things, logged as `sum / weight`; one over other things comes with its own
+    weight, as (sum, weight).
     """
 
     total: Tensor
     weight: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Objective(ABC):
@@ -43,7 +45,8 @@ class Objective(ABC):
 
     # Columns that a row must have: any one of these alternatives.
     columns: ClassVar[Sequence[Sequence[str]]] = (("text",),)
-    # What to do with an example of more than `data.max_length` tokens (counted and reported).
+    # What to do with an example of more than `data.max_length` tokens (counted and reported):
+    # leave_out is for those that say something else without their end, such as pairs.
     long_examples: ClassVar[LongExamples] = "truncate"
     # Whether several examples may share one row of the batch, isolated from each other.
     packs: ClassVar[bool] = False
@@ -73,6 +76,30 @@ class Objective(ABC):
         stands, or leaves it out.
         """
 
+    def begin(self, companions: Companions) -> None:
+        """Take what the loss needs beside the model that is trained, such as a reference.
+
+        Called once, before `annotate`, the preflight and the first step; what is kept in the
+        objective does not reach the processes that prepare and collate.
+        """
+        del companions
+
+    def annotator(self) -> Companion | None:
+        """Return the model that `annotate` is to be called with; none: it is not called.
+
+        It reads all rows once, before the training. The result is kept in the store by its
+        digest and the content of the examples, for other runs and points of a sweep too.
+        """
+        return None
+
+    def annotate(self, model: nn.Module, batch: Batch) -> Batch:
+        """Return what another model says of a batch: new per-token columns, float [B, T].
+
+        They are part of the batches of `loss`, under these names. Called without gradients; must
+        depend on nothing but its arguments.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Make one batch of CPU tensors, a pure function of the examples."""
@@ -94,5 +121,10 @@ class OnlineObjective(Objective):
     """An objective that makes its own training data with the model it trains."""
 
     @abstractmethod
-    def experience(self, policy: nn.Module, batch: Batch) -> Iterable[Sequence[Batch]]:
-        """Turn a batch of prompts into optimiser steps, each a sequence of batches for `loss`."""
+    def experience(self, policy: nn.Module, batches: Sequence[Batch]) -> Iterable[Sequence[Batch]]:
+        """Turn the prompts of a step into optimiser steps, each a sequence of batches for `loss`.
+
+        `batches` are those of `trainer.accumulate_grad_batches`. The result may be a generator:
+        what it yields later may depend on the model after the steps before. The learning rate is
+        that of the step of the data, the same for all of these.
+        """

@@ -13,6 +13,8 @@ from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
 FILE = {"file": True}  # the option names rows in files: their content is part of the stage's key
+# The option names a checkpoint, or several by name: their content is part of the stage's key.
+CHECKPOINT = {"checkpoint": True}
 
 
 @dataclass

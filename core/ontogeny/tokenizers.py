@@ -22,11 +22,15 @@ def named_tokenizer(config: StageConfig) -> PreTrainedTokenizerBase | None:
         ("model.source", config.model.source),
     ):
         if source is not None:
-            return _load(key, source)
+            return load_tokenizer(key, source)
     return None
 
 
-def _load(key: str, source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(key: str, source: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder or Hub name; `key` is the option that names it.
+
+    Raises CheckpointError where there is none.
+    """
     try:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(source))
     except Exception as error:  # the kinds differ between families and versions

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ontogeny.adapter import Adapter, Bundle
+from ontogeny.annotations import Annotation
+from ontogeny.companions import Companions, given_model
 from ontogeny.configuration import stable
 from ontogeny.data.corpus import Corpus
 from ontogeny.data.pipeline import (
@@ -35,7 +37,6 @@ from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
 from ontogeny.schedule import factor
 from ontogeny.seeding import seed_everything
-from ontogeny.token_ids import grow_embeddings, set_token_ids
 from ontogeny.tokenizers import tokenizer_digest
 
 if TYPE_CHECKING:
@@ -95,10 +96,15 @@ class Training:
         self._check_length(bundle)
         fit = Fit(self.context, self.objective, rows, precision)
         cast("nn.Module", bundle.model).to(fit.device)
+        companions = self._companions(fit.device)
+        self.objective.begin(companions)
+        self._annotate(rows, bundle, companions, precision)
         evaluation = self._evaluation(sources, precision)
+        evaluation.begin(companions)
         evaluation.check(bundle)
         comparison = self._comparison(bundle, evaluation)
         bundle = self._adapt(bundle, rows, fit)
+        companions.adapted(bundle, list(self.adapters.values()))
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
@@ -163,15 +169,42 @@ class Training:
             self.context.announce(f"data: {facts['rejected']} bad rows left out, see {kept.name}")
 
     def _load(self) -> Bundle:
-        """Build or load the model and apply the adapters; weights depend on the seed alone."""
-        seed_everything(self.config.seed, "weights")
-        tokenizer = self.original_tokenizer
-        bundle = Bundle(self.head.load(self.config.model, tokenizer), tokenizer, self.head)
-        bundle.model.config.use_cache = False
-        if rows := grow_embeddings(bundle.model, tokenizer):
+        """Build or load the model, as it is before the adapters."""
+        bundle, rows = given_model(self.config, self.head, self.original_tokenizer)
+        if rows:
             self.context.announce(f"model: {rows} new rows of embeddings, for added tokens")
-        set_token_ids(bundle.model, tokenizer)
         return bundle
+
+    def _companions(self, device: torch.device) -> Companions:
+        context, tokenizer = self.context, self.original_tokenizer
+        return Companions(
+            self.config, context.registry, context.store, self.head, tokenizer, device
+        )
+
+    def _annotate(
+        self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str
+    ) -> None:
+        """Let the objective's companion read all rows, where that was not done before."""
+        companion = self.objective.annotator()
+        if companion is None:
+            return
+        if len(self.tokenizer) > len(self.original_tokenizer):
+            msg = (
+                f"{companion.key} does not know the {len(self.tokenizer)} tokens of the tokenizer, "
+                f"of which an adapter has added some: extend the vocabulary in a stage before"
+            )
+            raise ConfigError(msg)
+        plugin = self.context.registry.find(self.config.objective)[1].plugin
+        code = self.context.registry.code_version(plugin)
+        batch_size = self.config.data.batch_size
+        annotation = Annotation(self.objective, companion, code, precision, batch_size)
+        is_given = companion.digest == companions.original.digest
+
+        def model() -> nn.Module:
+            found = bundle if is_given else companion.load()
+            return cast("nn.Module", found.model)
+
+        annotation.add_to(rows, model, self.context.store, self.context.announce)
 
     def _comparison(self, bundle: Bundle, evaluation: Evaluation) -> Comparison:
         """Measure the model as it was given, unless a run that was cut off has done so."""
@@ -230,6 +263,10 @@ class Training:
         for name, truncated in rows.truncated.items():
             if truncated:
                 announce(f"data: {truncated} examples of {name} cut to {rows.capacity} tokens")
+        for name, count in rows.too_long.items():
+            if count:
+                what = f"longer than data.max_length={rows.capacity}"
+                announce(f"data: {count} examples of {name} left out: {what}")
         for name, count in rows.unlabelled.items():
             if count:
                 what = f"nothing to learn within data.max_length={rows.capacity}"

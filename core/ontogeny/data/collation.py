@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ontogeny.data.packing import positions
 from ontogeny.objective import IGNORED
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ def collate_tokens(examples: Sequence[Example]) -> Batch:
     """Pad every per-token column on the right and stack it: [B, T] int64 or float32 tensors.
 
     Columns of one value per example become [B]. `attention_mask` (1 real, 0 padding) is added
-    when a row was padded. Raises ValueError when columns differ between examples.
+    when a row was padded, and `position_ids` where `branch_ids` say that they are not the places
+    in the row. Raises ValueError when columns differ between examples.
     """
     lengths = [len(example["input_ids"]) for example in examples]
+    if "branch_ids" in examples[0] and "position_ids" not in examples[0]:
+        examples = [{**example, "position_ids": positions(example)} for example in examples]
     batch = {name: _stack(examples, name, max(lengths)) for name in examples[0]}
     if min(lengths) < max(lengths):
         positions_T = torch.arange(max(lengths))

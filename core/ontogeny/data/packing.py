@@ -138,9 +138,25 @@ def pack(pieces: Sequence[Example]) -> Example:
     """
     lengths = [len(piece[TOKENS]) for piece in pieces]
     row = {name: _join(name, [piece[name] for piece in pieces], lengths) for name in pieces[0]}
-    row["position_ids"] = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    row["position_ids"] = np.concatenate([positions(piece) for piece in pieces])
     row["document_ids"] = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
     return row
+
+
+def positions(piece: Example) -> np.ndarray:
+    """Return the position of each token in its text: int32, [T].
+
+    With `branch_ids`, every branch goes on from what is shared (branch 0, which comes first).
+    """
+    places_T = np.arange(len(piece[TOKENS]), dtype=np.int32)
+    if "branch_ids" not in piece:
+        return places_T
+    branch_T = piece["branch_ids"]
+    shared = np.count_nonzero(branch_T == 0)
+    for branch in np.unique(branch_T[branch_T != 0]):
+        own_T = branch_T == branch
+        places_T[own_T] = shared + np.arange(np.count_nonzero(own_T), dtype=np.int32)
+    return places_T
 
 
 def _join(name: str, columns: list[np.ndarray], lengths: list[int]) -> np.ndarray:

@@ -143,10 +143,11 @@ class TrainingRows:
     ) -> None:
         self.capacity = data.max_length
         self.packs = data.packing and objective.packs
-        self.splits = objective.long_examples == "split"
+        self.long_examples = objective.long_examples
         self.truncated: dict[str, int] = {}  # examples that lost their end, by source
         self.unlabelled: dict[str, int] = {}  # examples left out: what is left has no label
-        self._sources = [_SourceRows(source, self) for source in sources]
+        self.too_long: dict[str, int] = {}  # examples left out: they do not fit into a row
+        self.sources = [SourceRows(source, self) for source in sources]
         weights = {name: source.weight for name, source in sources_of(data).items()}
         mixed = [
             MixedSource(
@@ -155,7 +156,7 @@ class TrainingRows:
                 tokens=rows.tokens,
                 weight=weights[rows.source.name],
             )
-            for rows in self._sources
+            for rows in self.sources
         ]
         self.mixture = Mixture(mixed, seed)
 
@@ -166,20 +167,25 @@ class TrainingRows:
     def __getitem__(self, position: int) -> Example:
         """Return the row at a position of the endless stream, [T] per column."""
         source, row, _ = self.mixture.locate(position)
-        return self._sources[source][row]
+        return self.sources[source][row]
 
 
-class _SourceRows:
+class SourceRows:
     """The rows of one source: packed bins of spans, or one example each."""
 
     def __init__(self, source: PreparedSource, rows: TrainingRows) -> None:
         self.source = source
         self.capacity = rows.capacity
+        self.annotations: Examples | None = None  # more columns of each row
+        self._cutting = rows.long_examples
         lengths = source.examples.sizes()
         if not source.examples.has_tokens:  # such as pairs: the objective limits their length
             self.spans, _ = whole_spans(lengths, int(lengths.max(initial=1)))
-        elif rows.splits:
+        elif rows.long_examples == "split":
             self.spans = split_spans(lengths, rows.capacity)
+        elif rows.long_examples == "leave_out":
+            spans, rows.too_long[source.name] = whole_spans(lengths, rows.capacity)
+            self.spans = self._fitting(spans, lengths)
         else:
             spans, truncated = whole_spans(lengths, rows.capacity)
             self.spans = self._labelled(spans, lengths)
@@ -189,6 +195,17 @@ class _SourceRows:
         self.tokens = int(sizes.sum())
         packs = rows.packs and source.examples.has_tokens
         self.bins: Bins | None = best_fit_bins(sizes, rows.capacity) if packs else None
+
+    def _fitting(self, spans: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Leave out examples that are longer than a row; raise where that is all of them."""
+        fits = lengths <= self.capacity
+        if len(spans) and not fits.any():
+            msg = (
+                f"no example of {self.source.name} fits into {self.capacity} tokens, the shortest "
+                f"has {lengths.min()}; raise data.max_length"
+            )
+            raise DataError(msg)
+        return spans[fits]
 
     def _labelled(self, spans: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Leave out examples that were cut before their first label; raise where that is all."""
@@ -208,6 +225,16 @@ class _SourceRows:
         return len(self.spans) if self.bins is None else len(self.bins)
 
     def __getitem__(self, row: int) -> Example:
+        found = self.row(row)
+        return found if self.annotations is None else {**found, **self.annotations[row]}
+
+    def identity(self) -> dict[str, object]:
+        """Return what makes rows out of the examples, for a cache key."""
+        packs = self.bins is not None
+        return {"capacity": self.capacity, "packs": packs, "long_examples": self._cutting}
+
+    def row(self, row: int) -> Example:
+        """Return a row without annotations."""
         if self.bins is None:
             return self._piece(row)
         packed = pack([self._piece(int(index)) for index in self.bins[row]])

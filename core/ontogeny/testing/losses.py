@@ -187,7 +187,10 @@ def check_form(who: str, loss: object) -> None:
 
 
 def _values(loss: Loss) -> dict[str, Tensor]:
-    metrics = {f"metrics[{name!r}]": value for name, value in loss.metrics.items()}
+    metrics: dict[str, Tensor] = {}
+    for name, value in loss.metrics.items():
+        both = value if isinstance(value, tuple) else (value,)
+        metrics |= {f"metrics[{name!r}]{'[1]' * place}": part for place, part in enumerate(both)}
     return {"total": loss.total, "weight": loss.weight, **metrics}
 
 

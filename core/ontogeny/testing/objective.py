@@ -60,7 +60,7 @@ def _check_experience(
 
     def updates() -> list[list[Batch]]:
         seed_everything("experience")
-        return [list(update) for update in objective.experience(policy, batch)]
+        return [list(update) for update in objective.experience(policy, [batch])]
 
     first, again = updates(), updates()
     mend = "yield, for each optimiser step, a sequence of batches"

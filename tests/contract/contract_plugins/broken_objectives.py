@@ -230,12 +230,13 @@ class HoldsALambda(NextToken):
 
 
 class NoExperience(OwnTokens):
-    def experience(self, policy: nn.Module, batch: Batch) -> Iterator[Sequence[Batch]]:
+    def experience(self, policy: nn.Module, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
         return iter(())
 
 
 class OtherExperience(OwnTokens):
-    def experience(self, policy: nn.Module, batch: Batch) -> Iterator[Sequence[Batch]]:
+    def experience(self, policy: nn.Module, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+        batch = batches[0]
         labels = np.random.default_rng().integers(0, 200, batch["labels"].shape)
         yield [{**batch, "labels": torch.tensor(labels)}]
 

@@ -76,11 +76,14 @@ class SomeTokens(NextToken):
 class OwnTokens(NextToken, OnlineObjective):
     """Learns the tokens that the model itself draws."""
 
-    def experience(self, policy: nn.Module, batch: Batch) -> Iterable[Sequence[Batch]]:
-        with torch.no_grad():
-            logits_BTV = policy(**model_inputs(policy, batch)).logits
-        drawn_BT = torch.distributions.Categorical(logits=logits_BTV).sample()
-        yield [{**batch, "labels": drawn_BT}]
+    def experience(self, policy: nn.Module, batches: Sequence[Batch]) -> Iterable[Sequence[Batch]]:
+        update = []
+        for batch in batches:
+            with torch.no_grad():
+                logits_BTV = policy(**model_inputs(policy, batch)).logits
+            drawn_BT = torch.distributions.Categorical(logits=logits_BTV).sample()
+            update.append({**batch, "labels": drawn_BT})
+        yield update
 
 
 class LastLayer(Built, Adapter):

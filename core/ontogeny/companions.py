@@ -1,0 +1,148 @@
+"""The other models of a training or a measurement: the one it began with, a teacher, a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from ontogeny.adapter import Adapter, Bundle
+from ontogeny.checkpoint import checkpoint_digest
+from ontogeny.configuration import stable
+from ontogeny.digest import digest_json
+from ontogeny.errors import ConfigError
+from ontogeny.head import Head
+from ontogeny.options import Model
+from ontogeny.seeding import seed_everything
+from ontogeny.token_ids import grow_embeddings, set_token_ids
+from ontogeny.tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ontogeny.configuration import StageConfig
+    from ontogeny.plugins import Registry
+    from ontogeny.store import Store
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Another model: what it is by its content, and how to have it."""
+
+    key: str  # the option that names it, for messages
+    digest: str
+    load: Callable[[], Bundle]  # frozen, in eval mode, on the device; a new one at every call
+
+
+def given_model(
+    config: StageConfig, head: Head, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Bundle, int]:
+    """Return the model that a stage is given, before any adapter, and how many rows it got anew.
+
+    It is the same at every call: random weights depend on the seed alone.
+    """
+    seed_everything(config.seed, "weights")
+    bundle = Bundle(head.load(config.model, tokenizer), tokenizer, head)
+    bundle.model.config.use_cache = False
+    rows = grow_embeddings(bundle.model, tokenizer)
+    set_token_ids(bundle.model, tokenizer)
+    return bundle, rows
+
+
+class Companions:
+    """Gives objectives and evaluators the other models that they work with."""
+
+    def __init__(
+        self,
+        config: StageConfig,
+        registry: Registry,
+        store: Store,
+        head: Head,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.registry = registry
+        self.store = store
+        self.device = device
+        self._head = head
+        self._tokenizer = tokenizer  # of the model that the stage is given
+        self._adapted: tuple[Bundle, Sequence[Adapter]] | None = None
+
+    @property
+    def original(self) -> Companion:
+        """The model that the stage is given, as it is before any adapter and any step."""
+        options, source = self.config.model, self.config.model.source
+        if source is None:
+            digest = digest_json([stable(options), self.config.seed])
+        else:
+            digest = checkpoint_digest("model.source", source)
+        return Companion("model.source", digest, self._load_original)
+
+    @property
+    def teacher(self) -> Companion | None:
+        """The model of `teacher.source`, with the head of the stage; none where that is not set."""
+        source = self.config.teacher.source
+        return None if source is None else self.checkpoint("teacher.source", source)
+
+    def checkpoint(self, key: str, source: str, head: str | None = None) -> Companion:
+        """Return the model of a folder or Hub name, with a head by its name or that of the stage.
+
+        `key` is the option that names it, declared with `field(metadata=CHECKPOINT)`. Raises
+        CheckpointError where there is none.
+        """
+        digest = checkpoint_digest(key, source)
+
+        def load() -> Bundle:
+            tokenizer = load_tokenizer(key, source)
+            own = self._head_named(head)
+            seed_everything(self.config.seed, "weights", key)
+            model = own.load(replace(Model(), source=source, attention=self._attention), tokenizer)
+            return self._frozen(Bundle(model, tokenizer, own))
+
+        return Companion(key, digest, load)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Let the model that is trained compute what it did before its adapters, for a while.
+
+        Raises ConfigError where it cannot: without adapters, and where they train its own weights.
+        """
+        if self._adapted is None or not self._adapted[1]:
+            msg = (
+                "there is no adapter to switch off: the model's own weights are trained; choose "
+                "one, as 'adapter=[lora]'"
+            )
+            raise ConfigError(msg)
+        bundle, adapters = self._adapted
+        with ExitStack() as stack:
+            for adapter in reversed(adapters):
+                stack.enter_context(adapter.off(bundle))
+            yield
+
+    def adapted(self, bundle: Bundle, adapters: Sequence[Adapter]) -> None:
+        """Take the model that is trained, once its adapters are in; called by the core."""
+        self._adapted = (bundle, adapters)
+
+    @property
+    def _attention(self) -> str:
+        return self.config.model.attention
+
+    def _head_named(self, name: str | None) -> Head:
+        if name is None:
+            return cast("Head", self.registry.build(self.config.head))
+        registered = self.registry.get("head", name)
+        return cast("Head", self.registry.build(registered.component.config()))
+
+    def _load_original(self) -> Bundle:
+        return self._frozen(given_model(self.config, self._head, self._tokenizer)[0])
+
+    def _frozen(self, bundle: Bundle) -> Bundle:
+        model = cast("nn.Module", bundle.model)
+        model.requires_grad_(False).eval().to(self.device)
+        return bundle
