@@ -37,6 +37,7 @@ class Companion:
     key: str  # the option that names it, for messages
     digest: str
     load: Callable[[], Bundle]  # frozen, in eval mode, on the device; a new one at every call
+    tokenizer: Callable[[], PreTrainedTokenizerBase]  # without the model
 
 
 def given_model(
@@ -63,15 +64,17 @@ class Companions:
         registry: Registry,
         store: Store,
         head: Head,
+        given: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
     ) -> None:
         self.config = config
         self.registry = registry
         self.store = store
+        self.tokenizer = tokenizer  # of the data
         self.device = device
         self._head = head
-        self._tokenizer = tokenizer  # of the model that the stage is given
+        self._given = given  # the tokenizer of the model that the stage is given
         self._adapted: tuple[Bundle, Sequence[Adapter]] | None = None
 
     @property
@@ -82,7 +85,7 @@ class Companions:
             digest = digest_json([stable(options), self.config.seed])
         else:
             digest = checkpoint_digest("model.source", source)
-        return Companion("model.source", digest, self._load_original)
+        return Companion("model.source", digest, self._load_original, lambda: self._given)
 
     @property
     def teacher(self) -> Companion | None:
@@ -105,7 +108,24 @@ class Companions:
             model = own.load(replace(Model(), source=source, attention=self._attention), tokenizer)
             return self._frozen(Bundle(model, tokenizer, own))
 
-        return Companion(key, digest, load)
+        return Companion(key, digest, load, lambda: load_tokenizer(key, source))
+
+    def require_same_tokens(self, companion: Companion) -> None:
+        """Raise ConfigError where a companion reads other ids than the data has."""
+        own, data = companion.tokenizer().get_vocab(), self.tokenizer.get_vocab()
+        if own == data:
+            return
+        if own.items() <= data.items():
+            why = (
+                f"does not know {len(data) - len(own)} of the {len(data)} tokens of the data, "
+                f"which an adapter has added: extend the vocabulary in a stage before"
+            )
+        else:
+            why = (
+                f"has another vocabulary ({len(own)} tokens) than the data ({len(data)}): the same "
+                f"ids are other words to it; take a model with the same tokenizer"
+            )
+        raise ConfigError(f"{companion.key} {why}")
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
@@ -140,7 +160,7 @@ class Companions:
         return cast("Head", self.registry.build(registered.component.config()))
 
     def _load_original(self) -> Bundle:
-        return self._frozen(given_model(self.config, self._head, self._tokenizer)[0])
+        return self._frozen(given_model(self.config, self._head, self._given)[0])
 
     def _frozen(self, bundle: Bundle) -> Bundle:
         model = cast("nn.Module", bundle.model)

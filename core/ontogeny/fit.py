@@ -119,7 +119,10 @@ class Fit:
             compile_body(bundle.model, home() / "compiled")
         self._evaluate_in_the_loop(bundle, evaluation, comparison)
         self._add_callbacks(
-            [own for each in adapters for own in each.callbacks(bundle, self.steps)]
+            [
+                *(own for each in adapters for own in each.callbacks(bundle, self.steps)),
+                *self.objective.callbacks(self.steps),
+            ]
         )
         loader = step_loader(self.rows, self.collator, self.sampler, self.workers)
         path = self._state_path() if self.resumed else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    import lightning as L
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
@@ -110,6 +111,15 @@ class Objective(ABC):
 
         Randomness comes from torch's generator, which the core seeds for every step.
         """
+
+    def callbacks(self, steps: int) -> Iterable[L.Callback]:
+        """Return Lightning callbacks for a fit of so many optimiser steps.
+
+        `pl_module.consumed` counts the steps done, `pl_module.model` is the model. A callback that
+        keeps something saves it with the training state (`on_save_checkpoint`).
+        """
+        del steps
+        return ()
 
     def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:
         """Return the objective's own preflight proofs, such as a closed form at step 0."""

@@ -176,10 +176,9 @@ class Training:
         return bundle
 
     def _companions(self, device: torch.device) -> Companions:
-        context, tokenizer = self.context, self.original_tokenizer
-        return Companions(
-            self.config, context.registry, context.store, self.head, tokenizer, device
-        )
+        context, given = self.context, self.original_tokenizer
+        registry, store = context.registry, context.store
+        return Companions(self.config, registry, store, self.head, given, self.tokenizer, device)
 
     def _annotate(
         self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str
@@ -188,12 +187,7 @@ class Training:
         companion = self.objective.annotator()
         if companion is None:
             return
-        if len(self.tokenizer) > len(self.original_tokenizer):
-            msg = (
-                f"{companion.key} does not know the {len(self.tokenizer)} tokens of the tokenizer, "
-                f"of which an adapter has added some: extend the vocabulary in a stage before"
-            )
-            raise ConfigError(msg)
+        companions.require_same_tokens(companion)
         plugin = self.context.registry.find(self.config.objective)[1].plugin
         code = self.context.registry.code_version(plugin)
         batch_size = self.config.data.batch_size

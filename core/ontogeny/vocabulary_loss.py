@@ -54,10 +54,28 @@ def label_log_probs(
 
     Labels and errors as in `vocabulary_loss`; differentiable with any gradient of the result.
     """
-    hidden_ND, labels_N, layer = label_states(model, inputs, labels_BT)
+    return state_log_probs(*label_states(model, inputs, labels_BT), chunk_rows)
+
+
+def state_log_probs(
+    hidden_ND: Tensor, labels_N: Tensor, layer: OutputLayer, chunk_rows: int | None = None
+) -> Tensor:
+    """Return log p(label) of each state, [N], as `label_log_probs` does; see `label_states`."""
     if layer.linear is None:
         return _layer_log_probs(hidden_ND, layer, labels_N, chunk_rows)
     return log_probs(hidden_ND, *layer.linear, labels_N, chunk_rows)
+
+
+@torch.no_grad()
+def over_logits(
+    hidden_ND: Tensor, layer: OutputLayer, statistic: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return a statistic of the logits of each state, [N], such as their entropy; no gradient.
+
+    `statistic` is given float32 logits_CV, a chunk at a time, and returns a value for each row.
+    """
+    size = _chunk_rows(layer.vocabulary, torch.float32)
+    return torch.cat([statistic(layer(part).float()) for part in hidden_ND.detach().split(size)])
 
 
 def cross_entropy_sum(

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ontogeny.attention import is_causal, model_inputs
-from ontogeny.chat.conversation import UnfitError, conversation_of, require_bare
+from ontogeny.chat.conversation import UnfitError
 from ontogeny.chat.encoding import examples_of
-from ontogeny.chat.rendering import Rendered, render
+from ontogeny.chat.rendering import Rendered
 from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import RowError
@@ -97,13 +97,7 @@ class SFTObjective(Objective):
         if "messages" not in row and "prompt" not in row:
             text = str(row["text"])
             return Rendered(text, [(0, len(text))], is_bare=True)
-        conversation = conversation_of(row, self.config.loss_on)
-        if template is not None:
-            rendered = render(conversation, template)
-        else:
-            require_bare(row)
-            prompt, text = str(row["prompt"]), f"{row['prompt']}{row['completion']}"
-            rendered = Rendered(text, [(len(prompt), len(text))], is_bare=True)
+        rendered = answer_text(row, template, self.config.loss_on)
         if self.config.loss_on == "all":
             return Rendered(rendered.text, [(0, rendered.spans[-1][1])], is_bare=rendered.is_bare)
         return rendered
