@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ontogeny.companions import Companion, Companions
     from ontogeny_plugins.preference import KTO
 
-GOOD = {True: 1, False: 0, 1: 1, 0: 0, "true": 1, "false": 0, "1": 1, "0": 0}
+GOOD = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # 1 and 0 are equal to these
 
 
 class KTOObjective(Objective):

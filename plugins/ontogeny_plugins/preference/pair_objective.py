@@ -45,8 +45,8 @@ class PairObjective(Objective):
 
     def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:
         """Prove that the model is causal, and that a shared prompt changes no log-probability."""
-        plain = {name: value for name, value in batch.items() if name != "branch_ids"}
-        yield future_proof(model, plain, causal=is_causal(model))
+        shown = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        yield future_proof(model, shown, causal=is_causal(model))
         if self.share_prompt:
             yield sharing_proof(model, batch)
 

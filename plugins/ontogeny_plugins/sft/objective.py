@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ontogeny.attention import is_causal, model_inputs
+from ontogeny.chat.answers import answer_text
 from ontogeny.chat.conversation import UnfitError
 from ontogeny.chat.encoding import examples_of
 from ontogeny.chat.rendering import Rendered
