@@ -62,6 +62,14 @@ class Pair:
         return int(differs[0]) if len(differs) else length
 
 
+def apart(example: Example) -> list[Example]:
+    """Return both answers of a branched row in rows of their own, each after its prompt."""
+    branch_T = example["branch_ids"]
+    sides = [(branch_T == 0) | (branch_T == branch) for branch in (CHOSEN, REJECTED)]
+    names = ("input_ids", "labels")
+    return [{name: example[name][seen_T] for name in names} for seen_T in sides]
+
+
 def pairs_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Pair]:
     """Yield the pair of each row of prompt, chosen and rejected, or of chosen and rejected alone.
 

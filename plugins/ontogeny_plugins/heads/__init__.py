@@ -22,6 +22,18 @@ class SequenceClassification:
 
 
 @dataclass
+class Reward:
+    """One number for a whole text: how good it is."""
+
+    pooling: str = "auto"  # as of sequence_classification; auto: the last token of a decoder
+    zero: bool = True  # a new head gives 0 to every text, so that training begins at ln 2
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("head.pooling", self.pooling, POOLINGS)
+
+
+@dataclass
 class TokenClassification:
     """Scores of classes for every token."""
 
@@ -85,6 +97,7 @@ class RetrievalMetrics:
 
 _HEADS = (
     ("sequence_classification", SequenceClassification),
+    ("reward", Reward),
     ("token_classification", TokenClassification),
     ("question_answering", QuestionAnswering),
     ("multiple_choice", MultipleChoice),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ontogeny.attention import model_inputs
-from ontogeny.chat.pairs import CHOSEN, REJECTED
+from ontogeny.chat.pairs import CHOSEN, apart
 from ontogeny.data.collation import collate_tokens
 from ontogeny.objective import IGNORED
 from ontogeny.output_layer import label_states
@@ -51,18 +51,8 @@ def collate_pairs(examples: Sequence[Example], *, share_prompt: bool) -> Batch:
     if share_prompt:
         return {**together, **sides}
     kept = {name: value for name, value in together.items() if name not in INPUTS}
-    apart = collate_tokens([part for example in examples for part in _unfolded(example)])
-    return {**apart, **kept, **sides, "side_ids": together["branch_ids"]}
-
-
-def _unfolded(example: Example) -> list[Example]:
-    """Return both answers in rows of their own, each after its prompt."""
-    branch_T = example["branch_ids"]
-    rows = []
-    for branch in (CHOSEN, REJECTED):
-        seen_T = (branch_T == 0) | (branch_T == branch)
-        rows.append({name: example[name][seen_T] for name in ("input_ids", "labels")})
-    return rows
+    rows = collate_tokens([part for example in examples for part in apart(example)])
+    return {**rows, **kept, **sides, "side_ids": together["branch_ids"]}
 
 
 def token_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, OutputLayer]:
