@@ -42,6 +42,7 @@ def check_evaluator(
         bundle = made.bundle()
         bundle.model.eval()
         weights = {key: value.clone() for key, value in bundle.model.state_dict().items()}
+        evaluator.begin(made.companions())
         evaluator.check(bundle, data)
         first = _measured(evaluator, bundle, data)
         _check_metrics(who, first)

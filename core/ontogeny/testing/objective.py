@@ -42,6 +42,7 @@ def check_objective(
         examples = check_prepare(
             made.who, objective, rows, made.tokenizer, made.folder / "examples"
         )
+        examples = made.annotated(objective, examples)
         batch = check_collate(made.who, objective, examples)
         model = made.bundle().model
         if isinstance(objective, OnlineObjective):

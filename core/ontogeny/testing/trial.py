@@ -11,9 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from ontogeny.adapter import Adapter, Bundle
 from ontogeny.api import compose
 from ontogeny.checkpoint import save_checkpoint
+from ontogeny.companions import Companions
 from ontogeny.component import GROUPS, LIST_KINDS, Kind
 from ontogeny.configuration import RunConfig, StageConfig, stable
 from ontogeny.data.corpus import Corpus
@@ -36,9 +39,10 @@ from ontogeny.tokenizers import named_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from ontogeny.objective import Row
+    from ontogeny.objective import Example, Row
     from ontogeny.plugins import Registered
 
 CONTRACTS: dict[Kind, type] = {
@@ -96,6 +100,28 @@ class Trial:
             return self.tokenizer
         columns = cast("Objective", registry().build(self.config.objective)).columns
         return adapter.extend(self.tokenizer, self._corpus(columns, sample_rows(columns)))
+
+    def companions(self) -> Companions:
+        """Return the other models that components of this stage may ask for."""
+        head = cast("Head", registry().build(self.config.head))
+        head.configure(self.facts)
+        tokenizer, store = self.tokenizer, Store(self.folder / "corpus")
+        device = torch.device("cpu")
+        return Companions(self.config, registry(), store, head, tokenizer, tokenizer, device)
+
+    def annotated(self, objective: Objective, examples: Sequence[Example]) -> list[Example]:
+        """Let an objective begin; return the examples with what its companion says of each."""
+        objective.begin(self.companions())
+        if (companion := objective.annotator()) is None:
+            return list(examples)
+        model = cast("nn.Module", companion.load().model)
+        found = []
+        for example in examples:
+            with torch.no_grad():
+                columns = objective.annotate(model, objective.collate([example]))
+            new = {name: values[0].float().numpy() for name, values in columns.items()}
+            found.append({**example, **new})
+        return found
 
     def survey(self, objective: Objective, rows: Sequence[Row]) -> None:
         """Let the objective look at all rows, as it does before any is prepared."""
