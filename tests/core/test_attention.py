@@ -26,7 +26,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from ontogeny.attention import first_position, is_causal, isolation_mask, model_inputs
+from ontogeny.attention import (
+    attention_window,
+    first_position,
+    is_causal,
+    isolation_mask,
+    model_inputs,
+)
 from ontogeny.data.collation import collate_tokens, pad_row
 from ontogeny.data.packing import pack
 from ontogeny.errors import ConfigError
@@ -236,3 +242,54 @@ def test_a_decoder_that_is_given_nothing_is_told_another_objective() -> None:
         model_inputs(model, {"input_ids": ids_BT})
     batch = {"input_ids": ids_BT, "decoder_input_ids": ids_BT}
     assert model_inputs(model, batch).keys() == batch.keys()
+
+
+BRANCHED = {
+    "input_ids": np.array([5, 6, 7, 8, 9, 7, 10, 11], np.int32),
+    "branch_ids": np.array([0, 0, 1, 1, 1, 2, 2, 2], np.int32),
+}
+BRANCHES = ([5, 6, 7, 8, 9], [5, 6, 7, 10, 11])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES),
+        Qwen3Config(**SIZES),
+        GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2),
+        Gemma3TextConfig(
+            **SIZES, sliding_window=64, layer_types=["sliding_attention", "full_attention"]
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_branches_go_on_from_one_beginning_without_seeing_each_other(
+    config: PreTrainedConfig, packed: bool, attention: str
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    other = {name: column[:4] for name, column in BRANCHED.items()}
+    rows = [BRANCHED, other]
+    if packed:
+        row = pack(rows)
+        batch = collate_tokens([pad_row(row, len(row["input_ids"]) + 2)])
+    else:
+        batch = collate_tokens(rows)
+    with torch.no_grad():
+        found = model(**model_inputs(model, batch)).logits[0]
+        alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in BRANCHES]
+    assert torch.allclose(found[:5], alone[0], atol=1e-5)
+    assert torch.allclose(found[5:8], alone[1][2:], atol=1e-5)
+
+
+def test_the_window_of_a_model_is_that_of_its_shortest_sighted_layer() -> None:
+    sees_all = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    windowed = AutoModelForCausalLM.from_config(
+        Gemma3TextConfig(
+            **SIZES, sliding_window=64, layer_types=["sliding_attention", "full_attention"]
+        )
+    )
+    assert attention_window(sees_all) is None
+    assert attention_window(windowed) == 64

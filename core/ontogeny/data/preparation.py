@@ -113,9 +113,8 @@ def _only_row_to_hold_out(reader: SourceReader) -> bytes | None:
         if len(keys) > 10_000:
             return None  # a share this small is what the user asked for
     if len(set(keys)) < 2:
-        what = "has a single row" if len(keys) < 2 else "has one text or prompt in all of its rows"
         msg = (
-            f"{reader.path} {what}, so none can be held out: set data.validation.path, "
+            f"{reader.path} has a single row, so none can be held out: set data.validation.path, "
             f"data.validation.share=0 or a smaller data.text_unit"
         )
         raise DataError(msg)

@@ -65,6 +65,7 @@ class DPOObjective(PairObjective):
         super().__init__(share_prompt=config.share_prompt)
         self.config = config
         self.reference = Reference(config.reference)
+        self.sync_every, self.sync_share = config.sync_every, config.sync_share
         self.rows_are_independent = not OVER_BATCH & {config.loss, *config.mix}
 
     def begin(self, companions: Companions) -> None:
@@ -92,9 +93,9 @@ class DPOObjective(PairObjective):
     def callbacks(self, steps: int) -> Iterable[L.Callback]:
         """Return what lets a frozen reference follow the model, where that was chosen."""
         del steps
-        if not self.config.sync_every:
+        if not self.sync_every:
             return []
-        return [Follow(self.reference, self.config.sync_every, self.config.sync_share)]
+        return [Follow(self.reference, self.sync_every, self.sync_share)]
 
     def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:
         """Add what the loss is where model and reference agree: a closed form."""

@@ -177,3 +177,17 @@ def test_packing_refuses_a_column_that_is_neither_per_token_nor_a_scalar() -> No
     pieces = [{"input_ids": np.array([1, 2]), "tags": np.array([1, 2, 3])}]
     with pytest.raises(DataError, match=r"column tags has shape \(3,\) in a piece of 2 tokens"):
         pack(pieces)
+
+
+def test_branches_go_on_from_the_position_of_what_they_share() -> None:
+    branched = {
+        "input_ids": np.arange(7, dtype=np.int32),
+        "branch_ids": np.array([0, 0, 1, 1, 1, 2, 2], np.int32),
+    }
+    plain = {
+        "input_ids": np.arange(3, dtype=np.int32),
+        "branch_ids": np.zeros(3, np.int32),
+    }
+    row = pack([branched, plain])
+    assert row["position_ids"].tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1, 2]
+    assert row["branch_ids"].tolist() == [0, 0, 1, 1, 1, 2, 2, 0, 0, 0]

@@ -447,3 +447,24 @@ def test_the_digest_of_a_source_is_that_of_its_content(tmp_path: Path) -> None:
     digests = [digest_source(str(path), None) for path in (first, same, other)]
     assert digests[0] == digests[1] != digests[2]
     assert digest_source("someone/some-data", None) != digest_source("someone/other-data", None)
+
+
+class Whole(Bytes):
+    """Leaves out what is too long."""
+
+    long_examples: ClassVar[LongExamples] = "leave_out"
+
+
+def test_examples_that_must_stay_whole_are_left_out_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    lengths = [3, 9, 5, 8, 20]
+    file.write_text("".join(json.dumps({"text": "x" * length}) + "\n" for length in lengths))
+    store = Store(tmp_path / "store")
+    data = Data(path=str(file), max_length=8, validation=Validation(share=0.0))
+    rows = TrainingRows(prepare(data, Whole(), store), Whole(), data, seed=0)
+    assert rows.too_long == {"data": 2}
+    assert rows.mixture.tokens == 3 + 5 + 8
+    short = Data(path=str(file), max_length=2, validation=Validation(share=0.0))
+    told = r"no example of data fits into 2 tokens, the shortest has 3"
+    with pytest.raises(DataError, match=told):
+        TrainingRows(prepare(short, Whole(), store), Whole(), short, seed=0)

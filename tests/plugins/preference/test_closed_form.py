@@ -1,7 +1,7 @@
 """On answers that can be counted: where DPO ends is known in closed form, and IPO stays bounded.
 
 The optimum of a reward r with a KL penalty is π*(y) ∝ π_ref(y) exp(r(y) / β); DPO on labels drawn
-by Bradley-Terry from r has the same one (Rafailov et al. 2023, section 4). Labels are not drawn here:
+by Bradley-Terry from r has the same one (Rafailov et al. 2023, section 4). No labels are drawn:
 each pair counts in both orders, by the probability of either.
 """
 # P pairs in both orders, Y answers
