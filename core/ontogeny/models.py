@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.utils.logging import disable_progress_bar
 
 from ontogeny.adapter_folder import AdapterFolder
+from ontogeny.attention import first_position
 from ontogeny.checkpoint import is_adapter_folder
 from ontogeny.errors import CheckpointError, ConfigError, OntogenyError
 from ontogeny.quantization import freeze, is_quantised, quantization_config
@@ -64,7 +65,7 @@ def _open(
             weights,
             config=config,
             dtype=torch.float32,
-            attn_implementation=model.attention,
+            attn_implementation=_attention(model),
             output_loading_info=True,
             **_quantised(model, config, adapter),
         )
@@ -167,33 +168,39 @@ def architecture(
         msg = f"model.config does not fit a {family} model: {' '.join(str(error).split())}"
         raise ConfigError(msg) from error
     _apply(config, changes)
-    config._attn_implementation = model.attention  # noqa: SLF001  as from_config's argument does
+    config._attn_implementation = _attention(model)  # noqa: SLF001  as from_config's argument does
     return config
 
 
 def longest_context(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model knows, or None where it sets no limit."""
-    return cast(
-        "int | None", getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    )
+    """Return how many tokens the model can read, or None where it sets no limit.
+
+    In the family of RoBERTa the first positions are for padding: 514 of them are 512 tokens.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else int(positions) - first_position(cast("nn.Module", model))
 
 
 def random_weights(auto: type, config: PreTrainedConfig) -> PreTrainedModel:
     """Build a model with random weights from torch's current seed; float32, train mode."""
+    attention = config._attn_implementation  # noqa: SLF001
     try:
         built = auto.from_config(  # type: ignore[attr-defined]
-            config,
-            dtype=torch.float32,
-            attn_implementation=config._attn_implementation,  # noqa: SLF001
+            config, dtype=torch.float32, attn_implementation=attention
         )
     except Exception as error:  # each family, and each kernel, refuses in its own way
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         msg = (
-            f"cannot build a {config.model_type} model with model.attention="
-            f"{config._attn_implementation}: {reason}"  # noqa: SLF001
+            f"cannot build a {config.model_type} model with model.attention={attention or 'auto'}: "
+            f"{reason}"
         )
         raise ConfigError(msg) from error
     return cast("PreTrainedModel", built.train())
+
+
+def _attention(model: Model) -> str | None:
+    """Return the kernel that is asked for; none: transformers chooses."""
+    return None if model.attention == "auto" else model.attention
 
 
 def _apply(config: PreTrainedConfig, changes: Mapping[str, object]) -> None:

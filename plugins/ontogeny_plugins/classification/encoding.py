@@ -86,7 +86,20 @@ def text_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
         inputs["input_ids"] = ids.masked_fill(is_padding, config.pad_token_id or 0)
     if getattr(config, "type_vocab_size", 0) < 2:
         inputs.pop("token_type_ids", None)
+    if config.is_encoder_decoder and not hasattr(config, "ontogeny_head"):
+        _require_equal_ends(cast("Tensor", inputs["input_ids"]), cast("int", config.eos_token_id))
     return inputs
+
+
+def _require_equal_ends(ids_BT: Tensor, end: int) -> None:
+    """Raise ConfigError where transformers' classes of encoders with a decoder would fail."""
+    counts = sorted({int(count) for count in (ids_BT == end).sum(-1)})
+    if len(counts) > 1:
+        msg = (
+            f"this family's class reads a text at its end token, of which all texts need equally "
+            f"many, and these have {' or '.join(map(str, counts))}: set head.pooling=mean"
+        )
+        raise ConfigError(msg)
 
 
 def text_logits(model: nn.Module, batch: Batch) -> Tensor:
