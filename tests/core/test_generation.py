@@ -94,10 +94,10 @@ def ids(text: str) -> list[int]:
 
 
 def greedy_by_hand(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[int]:
-    """Append the likeliest token to the whole row, again and again."""
+    """Append the likeliest token to the whole row, again and again, until the end of text."""
     line = list(prompt)
     with torch.no_grad():
-        for _ in range(tokens):
+        while len(line) < len(prompt) + tokens and 0 not in line[len(prompt) :]:
             line.append(int(model(torch.tensor([line]), use_cache=False).logits[0, -1].argmax()))
     return line[len(prompt) :]
 
