@@ -28,8 +28,13 @@ def lines_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[L
     """Return the ids of each text behind the tokenizer's bos (else eos) token, if it has one."""
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     first = [] if start is None else [int(cast("int", start))]
+    return [[*first, *ids] for ids in ids_of(texts, tokenizer)]
+
+
+def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Line]:
+    """Return the ids of each text alone."""
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [[*first, *ids] for ids in cast("list[Line]", encoded)]
+    return cast("list[Line]", encoded)
 
 
 def token_log_probs(
