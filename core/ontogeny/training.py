@@ -35,8 +35,8 @@ from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
 from ontogeny.schedule import factor
 from ontogeny.seeding import seed_everything
-from ontogeny.token_ids import grow_embeddings, set_token_ids
-from ontogeny.tokenizers import tokenizer_digest
+from ontogeny.token_ids import added_since, grow_embeddings, set_token_ids
+from ontogeny.tokenizers import named_tokenizer, tokenizer_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -168,7 +168,9 @@ class Training:
         tokenizer = self.original_tokenizer
         bundle = Bundle(self.head.load(self.config.model, tokenizer), tokenizer, self.head)
         bundle.model.config.use_cache = False
-        if rows := grow_embeddings(bundle.model, tokenizer):
+        given = named_tokenizer(self.config)
+        new = [] if given is None else added_since(tokenizer, given)
+        if rows := grow_embeddings(bundle.model, tokenizer, new):
             self.context.announce(f"model: {rows} new rows of embeddings, for added tokens")
         set_token_ids(bundle.model, tokenizer)
         return bundle
