@@ -48,13 +48,16 @@ def item_of(row: Row) -> Item:
     return Item(question, str(answer).strip(), (), 0)
 
 
-def contexts_of(items: Sequence[Item], pool: Sequence[Item], options: FewShot) -> list[str]:
-    """Return for each item k demonstrations out of the pool, then its own question.
+def contexts_of(
+    items: Sequence[Item], pools: Sequence[Sequence[Item]], options: FewShot
+) -> list[str]:
+    """Return for each item k demonstrations out of its pool, then its own question.
 
     What is drawn depends on the seed and on the place of the item. The item itself is never drawn,
     though it be in the pool. Raises DataError for a pool that is too small.
     """
-    return [_context(item, place, pool, options) for place, item in enumerate(items)]
+    pairs = zip(items, pools, strict=True)
+    return [_context(item, place, pool, options) for place, (item, pool) in enumerate(pairs)]
 
 
 def _context(item: Item, place: int, pool: Sequence[Item], options: FewShot) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -90,11 +91,14 @@ class LMEvalEvaluator(Evaluator):
             )
         results = cast("Mapping[str, Mapping[str, object]]", found["results"])
         samples = cast("Mapping[str, Sequence[Sample]]", found["samples"])
-        return {
-            name: metric
-            for task, values in results.items()
-            for name, metric in _metrics(task, values, samples.get(task, ()), options.resamples)
-        }
+        rises = cast("Mapping[str, Mapping[str, bool]]", found["higher_is_better"])
+        metrics: Metrics = {}
+        for task, values in results.items():
+            for name, metric in _metrics(values, samples.get(task, ()), options.resamples):
+                higher = rises.get(task, {}).get(name.partition("/")[0])
+                less = None if higher is None else not higher
+                metrics[f"{task}/{name}"] = replace(metric, less_is_better=less)
+        return metrics
 
     def _manager(self) -> TaskManager:
         """Return the tasks that there are: those of the package only where they are asked for.
@@ -142,9 +146,9 @@ def _harness_model(bundle: Bundle, options: LMEval) -> HarnessModel:
 
 
 def _metrics(
-    task: str, values: Mapping[str, object], samples: Sequence[Sample], resamples: int
+    values: Mapping[str, object], samples: Sequence[Sample], resamples: int
 ) -> Iterator[tuple[str, Metric]]:
-    """Yield what the harness measured, with 95 % intervals.
+    """Yield what the harness measured of a task, with 95 % intervals.
 
     They are those of its standard errors; of texts, the bootstrap's over rows.
     """
@@ -160,7 +164,7 @@ def _metrics(
             low, high = _text_interval(name, of_rows, resamples)
         unit = UNITS.get(name, "1")
         filtered = "" if chosen == "none" else f"/{chosen}"
-        yield f"{task}/{name}{filtered}", Metric(float(value), unit, low, high)
+        yield f"{name}{filtered}", Metric(float(value), unit, low, high)
 
 
 def _text_interval(name: str, rows: Sequence[object], resamples: int) -> tuple[float, float]:

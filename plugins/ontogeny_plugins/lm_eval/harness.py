@@ -21,7 +21,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the package has no types
         The harness puts it there. A tokenizer that sets one by itself, as those of Llama and Gemma
         do, would put a second one, which would be scored too.
         """
-        before, self.add_bos_token = self.add_bos_token, False
+        before: bool | None = self.add_bos_token  # type: ignore[has-type]
+        self.add_bos_token = False
         try:
             return cast("list[float]", super().loglikelihood_rolling(requests, disable_tqdm))
         finally:
