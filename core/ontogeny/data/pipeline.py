@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -23,6 +23,7 @@ from ontogeny.data.reading import Record, read_rows, resolve_files
 from ontogeny.data.splitting import is_held_out, row_key
 from ontogeny.digest import DigestCache, digest_files, digest_json
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import PlacedRow
 from ontogeny.objective import IGNORED
 from ontogeny.options import Data, Source, column_names
 
@@ -254,16 +255,20 @@ def validation_rows(
     limit = data.validation.limit
     if data.validation.path:
         reader = SourceReader("validation", data.validation.path, data, required)
-        return {"validation": [dict(record.row) for record in islice(reader.records(), limit)]}
+        return {"validation": _placed(islice(reader.records(), limit))}
     held_out: dict[str, list[Row]] = {}
     for source in prepared:
         own = sources_of(data)[source.name].validation
         if own:
             reader = SourceReader(source.name, own, data, required)
-            held_out[source.name] = [dict(record.row) for record in islice(reader.records(), limit)]
+            held_out[source.name] = _placed(islice(reader.records(), limit))
             continue
         with source.held_out.open() as lines:
             rows = [cast("Row", json.loads(line)) for line in islice(lines, limit)]
         if rows:
             held_out[source.name] = rows
     return held_out
+
+
+def _placed(records: Iterable[Record]) -> list[Row]:
+    return [PlacedRow(record.row, record.where) for record in records]

@@ -13,7 +13,7 @@ from ontogeny.attention import model_inputs
 from ontogeny.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +31,8 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[
     is how many tokens there are before that.
     """
     done = 0
-    for is_pair, group in groupby(rows, lambda row: "text" not in row):
-        texts = [_texts(row, done + index, is_pair=is_pair) for index, row in enumerate(group)]
+    for _, group in groupby(rows, lambda row: "text" not in row):
+        texts = list(_of_rows(group, done))
         done += len(texts)
         yield from encode_texts(texts, tokenizer)
 
@@ -114,15 +114,25 @@ def text_logits(model: nn.Module, batch: Batch) -> Tensor:
     return cast("Tensor", logits)
 
 
-def _texts(row: Row, index: int, *, is_pair: bool) -> list[str]:
+def texts_of(row: Row) -> list[str]:
+    """Return the text of a row, or question and context; raise ValueError where one is none."""
     texts = []
-    for name in ("question", "context") if is_pair else ("text",):
+    for name in ("text",) if "text" in row else ("question", "context"):
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             what = "empty" if isinstance(value, str) else f"a {type(value).__name__}"
-            raise RowError(index, f"{name} is {what}; expected text")
+            raise ValueError(f"{name} is {what}; expected text")
         texts.append(value)
     return texts
+
+
+def _of_rows(rows: Iterable[Row], first: int) -> Iterator[list[str]]:
+    """Yield the texts of rows of which the first has this index; raise RowError."""
+    for index, row in enumerate(rows, first):
+        try:
+            yield texts_of(row)
+        except ValueError as error:
+            raise RowError(index, str(error)) from error
 
 
 def _trailing(special_T: Sequence[int]) -> int:

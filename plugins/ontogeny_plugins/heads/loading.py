@@ -182,9 +182,9 @@ def _ends_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) ->
 
     Those classes need equally many of them in all texts of a batch.
     """
-    end = config.eos_token_id
+    end = tokenizer.eos_token_id
     last = cast("list[int]", tokenizer("a")["input_ids"])[-1]
-    return last == end != config.get_text_config().pad_token_id
+    return end is not None and bool(last == end != config.get_text_config().pad_token_id)
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:
