@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class HarnessModel(HFLM):  # type: ignore[misc]  # the package has no types
     """A model that is in memory."""
 
+    add_bos_token: bool | None  # whether the tokenizer sets bos; none: as it is saved
+
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
@@ -21,8 +23,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the package has no types
         The harness puts it there. A tokenizer that sets one by itself, as those of Llama and Gemma
         do, would put a second one, which would be scored too.
         """
-        before: bool | None = self.add_bos_token  # type: ignore[has-type]
-        self.add_bos_token = False
+        before, self.add_bos_token = self.add_bos_token, False
         try:
             return cast("list[float]", super().loglikelihood_rolling(requests, disable_tqdm))
         finally:
