@@ -60,6 +60,7 @@ def _open(
         named += f", an adapter on {weights!r}"
     try:
         config = AutoConfig.from_pretrained(source) if adapter is None else adapter.config()
+        _require_family(named, auto, config)
         _apply(config, changes)
         loaded, info = auto.from_pretrained(  # type: ignore[attr-defined]
             weights,
@@ -78,6 +79,18 @@ def _open(
         raise CheckpointError(f"{named}, which {what}: {reason}") from error
     _require_body(weights, loaded, info["missing_keys"])
     return loaded, set(info["missing_keys"])
+
+
+def _require_family(named: str, auto: type, config: PreTrainedConfig) -> None:
+    families = getattr(auto, "_model_mapping", None)
+    if families is None or type(config) in families or hasattr(config, "auto_map"):
+        return
+    both = " (seq2seq_lm is the one of an encoder with a decoder)"
+    msg = (
+        f"{named}, a {config.model_type} model, which {auto.__name__} does not open: choose a head "
+        f"of its kind{both if config.is_encoder_decoder else ''}"
+    )
+    raise CheckpointError(msg)
 
 
 def _quantised(
