@@ -103,7 +103,8 @@ class MaskedLM(Objective):
         if room < 1:
             msg = (
                 f"objective.piece_length is {self.config.piece_length}; expected more than the "
-                f"{len(frame)} special tokens around a piece"
+                f"{len(frame)} special tokens around a piece (the stages pretraining_mlm and "
+                f"continued_pretraining_mlm take data.max_length where it is not set)"
             )
             raise ConfigError(msg)
         yield from (slice(start, start + room) for start in range(0, length, room))

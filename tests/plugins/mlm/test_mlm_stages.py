@@ -90,6 +90,31 @@ def test_a_model_is_pre_trained_opened_elsewhere_and_trained_further(family: str
     assert "pseudo_perplexity" in second.metrics["continued_pretraining"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family",
+    ["albert", "electra", "xlm-roberta", "camembert", "ernie", "nomic_bert", "mpnet", "roformer"],
+)
+def test_other_families_are_pre_trained_and_trained_further(family: str) -> None:
+    model = ["model=base", f"model.config.model_type={family}", *TINY]
+    first = train("pretraining_mlm", model=model).checkpoint
+    assert AutoModelForMaskedLM.from_pretrained(first).config.model_type == family
+    assert train("continued_pretraining_mlm", f"model.source={first}").checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["distilbert", "esm", "deberta"])
+def test_families_that_cannot_pack_or_name_their_sizes_otherwise_are_trained_too(
+    family: str,
+) -> None:
+    own = ["dim=32", "hidden_dim=48", "n_layers=2", "n_heads=2", "max_position_embeddings=40"]
+    sizes = [f"model.config.{size}" for size in own] if family == "distilbert" else TINY[:-1]
+    model = ["model=base", f"model.config.model_type={family}", *sizes, TINY[-1]]
+    first = train("pretraining_mlm", "data.packing=false", model=model).checkpoint
+    again = train("continued_pretraining_mlm", "data.packing=false", f"model.source={first}")
+    assert again.checkpoint
+
+
 def test_a_model_learns_to_fill_in(text: Path) -> None:
     # One sentence in many halves: a model that looks both ways knows most of it.
     words = SENTENCE.split()
