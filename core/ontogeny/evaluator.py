@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -53,6 +54,17 @@ class PlacedRow(dict[str, object]):
         self.where = where  # "file:line"
 
 
+@contextmanager
+def saying_where(row: Row) -> Iterator[None]:
+    """Put the place of a row, where it is known, before what a DataError says of it."""
+    try:
+        yield
+    except DataError as error:
+        if isinstance(row, PlacedRow):
+            raise DataError(f"{row.where}: {error}") from error
+        raise
+
+
 @dataclass(frozen=True)
 class EvaluationData:
     """Held-out rows by the name of their source, and the options of the data they come from."""
@@ -90,7 +102,7 @@ class EvaluationData:
         names = column_names(self.options)
         unit = self.options.text_unit
         records = read_rows(path, columns=names, required=columns, text_unit=unit)
-        return [record.row for record in records]
+        return [PlacedRow(record.row, record.where) for record in records]
 
 
 class Evaluator(ABC):

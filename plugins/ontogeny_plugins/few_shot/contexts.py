@@ -11,6 +11,7 @@ import numpy as np
 
 from ontogeny.choices import answer_index, choice_texts
 from ontogeny.errors import DataError
+from ontogeny.evaluator import saying_where
 from ontogeny.seeding import derive
 from ontogeny_plugins.few_shot import KEY
 
@@ -34,6 +35,11 @@ def item_of(row: Row) -> Item:
 
     Raises DataError where what stands there is not of the right kind.
     """
+    with saying_where(row):
+        return _item(row)
+
+
+def _item(row: Row) -> Item:
     question = row.get("question", row.get("prompt"))
     answer = row.get("answer", row.get("completion"))
     if not isinstance(question, str):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast, get_type_hints
 
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import saying_where
 from ontogeny.spelling import suggestion
 from ontogeny_plugins.instruction_following import KEY, checks
 
@@ -75,6 +76,11 @@ def constraints_of(row: Row) -> list[Constraint]:
     They stand in `instructions` as a list of {id, kwargs}, or as in IFEval's file in
     `instruction_id_list` and `kwargs`.
     """
+    with saying_where(row):
+        return _constraints(row)
+
+
+def _constraints(row: Row) -> list[Constraint]:
     where = f"{KEY}: the prompt {str(row['prompt'])[:60]!r}"
     found = [_constraint(kind, given, where) for kind, given in _given(row, where)]
     if not found:
