@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -112,6 +113,12 @@ def new_weights(model: nn.Module) -> frozenset[str]:
     Empty for a model that did not come out of one.
     """
     return cast("frozenset[str]", vars(model).get(_NEW, frozenset()))
+
+
+def plain_weights(model: PreTrainedModel) -> set[str]:
+    """Return the names of the weights that a model has by its config, before any adapter."""
+    with torch.device("meta"):
+        return {*type(model)(copy.deepcopy(model.config)).state_dict()}
 
 
 def name_matches(pattern: str, name: str) -> bool:
