@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import nn
 
 from ontogeny.errors import ConfigError
 from ontogeny.options import Trainer

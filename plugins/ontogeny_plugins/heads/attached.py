@@ -69,7 +69,7 @@ class Attached(Base):
     def freeze_unread(self) -> None:
         """Leave a decoder beside the encoder as it is: only the states of the encoder are read."""
         if self.config.is_encoder_decoder:
-            cast("nn.Module", self.base_model).requires_grad_(requires_grad=False)
+            self.base_model.requires_grad_(requires_grad=False)
             self.reader().requires_grad_(requires_grad=True)
 
     def reader(self) -> nn.Module:

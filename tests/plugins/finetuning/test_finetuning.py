@@ -113,6 +113,13 @@ def test_the_other_tasks_of_whole_texts_are_learnt(
     assert metric(result, "classification", name) > 0.8
 
 
+def test_a_model_in_true_bfloat16_is_tuned_with_weights_of_classes(finetune: Finetune) -> None:
+    rows = [{"text": text, "label": text.split()[0]} for text in sentences(48)]
+    options = ["precision=bf16-true", "objective.balanced=true", "trainer.max_epochs=10"]
+    result = finetune("finetuning", "bert", rows, *options)
+    assert metric(result, "classification", "accuracy") > 0.9
+
+
 def test_tags_are_learnt_and_transformers_opens_the_folder(finetune: Finetune) -> None:
     tags = {"river": "B-WATER", "stone": "B-LAND", "house": "I-LAND"}
     rows = [
