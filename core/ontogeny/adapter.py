@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.data.corpus import Corpus
+    from ontogeny.evaluator import Metrics
     from ontogeny.head import Head
     from ontogeny.objective import Batch
     from ontogeny.preflight import Proof
@@ -97,3 +98,7 @@ class Adapter(ABC):
         """Return the adapter's own preflight proofs."""
         del bundle, batch
         return ()
+
+    def metrics(self) -> Metrics:
+        """Return what the adapter has measured; it stands in metrics.json under its name."""
+        return {}

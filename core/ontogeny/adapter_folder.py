@@ -25,7 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 MODEL_CONFIG = "model_config.json"
 PREFIX = "base_model.model."  # what PEFT puts in front of every name
 LONGEST_REASON = 300  # characters of what a library says
-_SIZES = ("model_type", "hidden_size", "num_hidden_layers")
+SIZES = ("model_type", "hidden_size", "num_hidden_layers")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AdapterFolder:
         if not file.is_file():  # written by PEFT alone
             return base
         config = cast("PreTrainedConfig", AutoConfig.from_pretrained(file))
-        sizes = [[getattr(each, name, None) for name in _SIZES] for each in (config, base)]
+        sizes = [[getattr(each, name, None) for name in SIZES] for each in (config, base)]
         if sizes[0] != sizes[1]:
             self._fail(
                 f"an adapter for {_describe(config)}, which does not fit its base {self.base!r}: "
@@ -120,5 +120,5 @@ def _fit_vocabulary(model: PreTrainedModel, saved: dict[str, list[int]]) -> None
 
 
 def _describe(config: PreTrainedConfig) -> str:
-    sizes = [f"{name} {getattr(config, name, None)}" for name in _SIZES[1:]]
+    sizes = [f"{name} {getattr(config, name, None)}" for name in SIZES[1:]]
     return f"{config.model_type} ({', '.join(sizes)})"

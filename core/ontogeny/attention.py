@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.masking_utils import (
     and_masks,
     create_bidirectional_mask,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from ontogeny.objective import Batch
 
@@ -43,11 +44,10 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
     Within a document, `branch_ids` ([B, T], 0 for what is shared) let several branches go on from
     one beginning without seeing each other. Positions that a batch gives begin at 0; those that
     the model gets, where it begins to count.
-    Raises ConfigError for an encoder-decoder model if the batch has no `decoder_input_ids`.
+    Raises ConfigError for a model whose decoder writes if the batch has no `decoder_input_ids`.
     """
     inputs: dict[str, object] = {name: batch[name] for name in _PASSED if name in batch}
-    config = getattr(model, "config", None)
-    if "decoder_input_ids" not in inputs and getattr(config, "is_encoder_decoder", False):
+    if "decoder_input_ids" not in inputs and decoder_writes(model):
         msg = (
             f"{type(model).__name__} has an encoder and a decoder, and this objective gives the "
             f"decoder nothing: choose another one, such as objective=seq2seq, or another head"
@@ -59,6 +59,15 @@ def model_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
     if "position_ids" in batch and (first := first_position(model)):
         inputs["position_ids"] = batch["position_ids"] + first
     return inputs
+
+
+def decoder_writes(model: nn.Module) -> bool:
+    """Say whether this is an encoder with a decoder that writes, and needs to be told what.
+
+    Classes of other tasks read with the encoder alone, or give the decoder what it needs.
+    """
+    is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return bool(is_pair and cast("PreTrainedModel", model).can_generate())
 
 
 def first_position(model: nn.Module) -> int:
@@ -174,9 +183,15 @@ def _branch_function(branch_ids_BT: Tensor) -> Callable[..., Tensor]:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Say whether a token of this model sees only what stands before it."""
+    """Say whether a token of this model sees only what stands before it.
+
+    Its attention layers tell; where none does (Mamba, RWKV, BLOOM), the family of the model.
+    """
     flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
-    return all(bool(flag) for flag in flags) and bool(flags)
+    if flags:
+        return all(bool(flag) for flag in flags)
+    family = type(getattr(model, "config", None))
+    return family in MODEL_FOR_CAUSAL_LM_MAPPING and family not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
 CARD = "README.md"
+GENERATION = "generation_config.json"  # with the tokens that end an answer
 
 
 def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object]) -> Path:
@@ -30,6 +31,8 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
     with write_folder(folder, replace=True) as unfinished:
         set_token_ids(bundle.model, bundle.tokenizer)
         bundle.head.save(bundle.model, unfinished)
+        if bundle.model.can_generate() and not (unfinished / GENERATION).exists():
+            bundle.model.generation_config.save_pretrained(unfinished)  # beside an adapter, too
         save_tokenizer(bundle.tokenizer, unfinished)
         write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
         write_text(unfinished / CARD, _card(lineage))

@@ -11,8 +11,8 @@ import numpy as np
 
 from ontogeny.continuation_scores import Pair, score_continuations, tokens_of
 from ontogeny.errors import DataError
-from ontogeny.evaluator import Metric, Metrics
-from ontogeny.intervals import share_metric
+from ontogeny.evaluator import Metrics
+from ontogeny.intervals import exact, share_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ class Answered:
         return {
             "accuracy": share_metric(self.right_N[indices]),
             "accuracy_normalised": share_metric(self.right_normalised_N[indices]),
-            "chance": Metric(float(self.chance_N[indices].mean()), "1"),
+            "chance": exact(float(self.chance_N[indices].mean()), "1"),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -21,6 +22,9 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "true",
 }
+# What these say while they are imported, wherever they are installed, is of kernels for other
+# processors; transformers and PEFT import them whether or not they are used.
+TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes.backends")
 
 
 def main() -> None:
@@ -32,6 +36,7 @@ def command(arguments: Sequence[str]) -> int:
     """Carry out one command line; return its exit code. Errors are printed in one line."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _quieten()
     show_trace = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     try:
         _dispatch(arguments)
@@ -50,6 +55,11 @@ def command(arguments: Sequence[str]) -> int:
         hint = "set HYDRA_FULL_ERROR=1 for the traceback"
         return _say(f"{type(error).__name__}: {line} ({hint})", 1)
     return 0
+
+
+def _quieten() -> None:
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -172,6 +182,7 @@ def _job(failures: list[Exception], config: DictConfig) -> None:
 
     if _stopped:
         raise _SweepStopped(_stopped[0])
+    _quieten()  # here, too: a launcher may run jobs in processes of its own
     try:
         run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
     except SystemExit as error:

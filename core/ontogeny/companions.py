@@ -15,8 +15,8 @@ from ontogeny.errors import ConfigError
 from ontogeny.head import Head
 from ontogeny.options import Model
 from ontogeny.seeding import seed_everything
-from ontogeny.token_ids import grow_embeddings, set_token_ids
-from ontogeny.tokenizers import load_tokenizer
+from ontogeny.token_ids import added_since, grow_embeddings, set_token_ids
+from ontogeny.tokenizers import load_tokenizer, named_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,9 @@ def given_model(
     seed_everything(config.seed, "weights")
     bundle = Bundle(head.load(config.model, tokenizer), tokenizer, head)
     bundle.model.config.use_cache = False
-    rows = grow_embeddings(bundle.model, tokenizer)
+    named = named_tokenizer(config)
+    new = [] if named is None else added_since(tokenizer, named)
+    rows = grow_embeddings(bundle.model, tokenizer, new)
     set_token_ids(bundle.model, tokenizer)
     return bundle, rows
 

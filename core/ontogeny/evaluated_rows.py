@@ -11,7 +11,7 @@ import numpy as np
 
 from ontogeny.data.rows import BadRow, validated
 from ontogeny.errors import DataError
-from ontogeny.evaluator import EvaluationData
+from ontogeny.evaluator import EvaluationData, PlacedRow
 from ontogeny.options import Data, column_names
 from ontogeny.seeding import derive
 
@@ -86,4 +86,4 @@ def _checked(row: Row, source: str, columns: Columns, data: EvaluationData, key:
     if isinstance(good, BadRow):
         msg = f"{key}: a row to evaluate on, of source {source}: {good.reason}; or set {key}.path"
         raise DataError(msg)
-    return good
+    return PlacedRow(good, row.where) if isinstance(row, PlacedRow) else good

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ontogeny.evaluator import EvaluationData, Evaluator, Metrics
+from ontogeny.errors import PluginError
+from ontogeny.evaluator import EvaluationData, Evaluator, Metric, Metrics
 from ontogeny.folders import write_text
 from ontogeny.precision import autocast
 from ontogeny.seeding import seed_everything
@@ -61,10 +62,23 @@ class Evaluation:
             for name, evaluator in self.evaluators.items():
                 seed_everything(self.seed, "evaluate", name)
                 with torch.no_grad(), autocast(self.precision, device):
-                    results[name] = evaluator.evaluate(bundle, self.data)
+                    results[name] = _required(name, evaluator.evaluate(bundle, self.data))
         finally:
             model.train(training)
         return results
+
+
+def _required(evaluator: str, found: object) -> Metrics:
+    """Return what an evaluator has found; raise PluginError where these are no metrics."""
+    wanted = 'expected metrics by name, such as {"accuracy": Metric(0.5, "1", low, high)}'
+    if not isinstance(found, dict) or not found:
+        msg = f"evaluator {evaluator} returns {found!r}; {wanted}"
+        raise PluginError(msg)
+    for name, metric in found.items():
+        if not isinstance(name, str) or not isinstance(metric, Metric):
+            msg = f"evaluator {evaluator} returns {metric!r} as {name!r}; {wanted}"
+            raise PluginError(msg)
+    return cast("Metrics", found)
 
 
 def flat(metrics: Mapping[str, Metrics]) -> dict[str, float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from ontogeny.errors import DataError
 from ontogeny.options import column_names
 
 if TYPE_CHECKING:
@@ -15,22 +17,53 @@ if TYPE_CHECKING:
     from ontogeny.objective import Row
     from ontogeny.options import Data
 
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured value with its unit and, where there is one, its 95 % interval."""
+    """One measured value with its unit and, where there is one, its 95 % interval.
+
+    Numbers may be NumPy's, or tensors of one element.
+    """
 
     value: float
     unit: str
     low: float | None = None
     high: float | None = None
+    less_is_better: bool | None = None  # none: so it is for losses, errors and perplexities
+
+    def __post_init__(self) -> None:
+        """Make plain numbers of all numbers."""
+        for name in ("low", "value", "high"):
+            number = getattr(self, name)
+            object.__setattr__(self, name, None if number is None else float(number))
 
     def as_dict(self) -> dict[str, object]:
         """Return the form that stands in metrics.json."""
-        return asdict(self)
+        return {"value": self.value, "unit": self.unit, "low": self.low, "high": self.high}
 
 
 Metrics = dict[str, Metric]
+
+
+class PlacedRow(dict[str, object]):
+    """A row that knows where it stands."""
+
+    def __init__(self, row: Row, where: str) -> None:
+        super().__init__(row)
+        self.where = where  # "file:line"
+
+
+@contextmanager
+def saying_where(row: Row) -> Iterator[None]:
+    """Put the place of a row, where it is known, before what a DataError says of it."""
+    try:
+        yield
+    except DataError as error:
+        if isinstance(row, PlacedRow):
+            raise DataError(f"{row.where}: {error}") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -39,6 +72,25 @@ class EvaluationData:
 
     rows: Mapping[str, Sequence[Row]]
     options: Data
+
+    def place(self, source: str, index: int) -> str:
+        """Return where a row stands, for errors: "file:line" of rows out of files of their own."""
+        among = f"row {index + 1} of the held-out rows of {source}"
+        return str(getattr(self.rows[source][index], "where", among))
+
+    def each(self, source: str, read: Callable[[Row], Found]) -> list[Found]:
+        """Return what `read` finds in each row of a source.
+
+        Raises DataError, with the place of the row, where `read` raises ValueError.
+        """
+        found = []
+        for index, row in enumerate(self.rows[source]):
+            try:
+                found.append(read(row))
+            except ValueError as error:
+                msg = f"{self.place(source, index)}: {error}; mend the row"
+                raise DataError(msg) from error
+        return found
 
     def read(self, path: str, columns: Sequence[Sequence[str]]) -> list[Row]:
         """Return all rows of another file, glob, folder or Hub name, read as the data is.
@@ -51,7 +103,7 @@ class EvaluationData:
         names = column_names(self.options)
         unit = self.options.text_unit
         records = read_rows(path, columns=names, required=columns, text_unit=unit)
-        return [record.row for record in records]
+        return [PlacedRow(record.row, record.where) for record in records]
 
 
 class Evaluator(ABC):

@@ -32,6 +32,7 @@ class Comparison:
 
     def __init__(self, options: Forgetting, data: Data, file: Path) -> None:
         self.options = options
+        self._data = data
         self.names = list(sources_of(data))
         self.general = self._general()
         self._file = file  # the model before is not at hand when a run goes on
@@ -42,14 +43,26 @@ class Comparison:
     def start(self, results: Results) -> None:
         """Keep what was measured before the first step; raise if the budget cannot be watched."""
         self.before = self._values(results)
-        if self.options.budget is not None and self.general not in self.before:
-            msg = (
-                f"forgetting.budget is set, but no evaluator measures {MEASURE} of a source of "
-                f"general text on its own: name it in data.sources.general.path (its weight may be "
-                f"0), or in forgetting.source; sources: {', '.join(self.names)}"
-            )
-            raise ConfigError(msg)
+        if self.options.budget is not None and (reason := self.gap()):
+            raise ConfigError(f"forgetting.budget is set, but {reason}")
         write_text(self._file, json.dumps(self.before) + "\n")
+
+    def gap(self) -> str | None:
+        """Return why it cannot be told what is forgotten, and what to do; None where it can."""
+        if self.general is None:
+            return (
+                f"no source is the general text that must not be forgotten: name it in "
+                f"data.sources.general.path (its weight may be 0), or in forgetting.source; "
+                f"sources: {', '.join(self.names)}"
+            )
+        if self.general in self.before:
+            return None
+        held_out = f"data.sources.{self.general}.validation"
+        if self._data.validation.path is not None and len(self.names) > 1:
+            mend = f"data.validation.path is for all sources together, {held_out} for this one"
+        else:
+            mend = f"choose 'evaluator=[perplexity]', and rows to hold out in {held_out}"
+        return f"no evaluator measures {MEASURE} of {self.general} on its own: {mend}"
 
     def forgotten(self, results: Results) -> float | None:
         """Return the relative rise of general bits per byte; None where it is not measured."""

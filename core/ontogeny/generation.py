@@ -7,22 +7,26 @@ the size of a batch nor on what else is in it.
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from ontogeny.attention import first_position
 from ontogeny.errors import ConfigError
 from ontogeny.models import longest_context
 from ontogeny.seeding import derive
 from ontogeny.token_ids import stop_ids
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
@@ -33,6 +37,8 @@ STRUCTURE = (
     *("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("suppress_tokens", "begin_suppress_tokens"),
 )
+PROBE = 8  # tokens of a prompt, and of the padding beside it, that padding is tried on
+MOVED = 0.02  # of the spread of the logits: in bfloat16 rounding moves them by a tenth of that
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,13 @@ def write(bundle: Bundle, prompts: Sequence[Sequence[int]], decoding: Decoding) 
     """Continue prompts of one token or more each; the model is left as it was found.
 
     An encoder-decoder model reads the prompt in its encoder. Prompts and new tokens must fit into
-    the model's context: see `require_room`.
+    the model's context: see `require_room`. Prompts of different lengths share a batch unless
+    padding moves what the model predicts, as it does in RWKV, which has no mask.
     """
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     written: dict[int, Written] = {}
     with torch.no_grad(), _writing(bundle) as config:
-        for begin in range(0, len(prompts), decoding.batch_size):
-            indices = longest_first[begin : begin + decoding.batch_size]
+        padded = decoding.batch_size == 1 or not _padding_moves(bundle, prompts, config)
+        for indices in _batches(prompts, decoding.batch_size, padded=padded):
             batch = [prompts[index] for index in indices]
             found = _write_batch(bundle, batch, indices, decoding, config)
             written |= zip(indices, found, strict=True)
@@ -117,15 +123,13 @@ def _write_batch(
     config: GenerationConfig,
 ) -> list[Written]:
     model, tokenizer = bundle.model, bundle.tokenizer
-    is_encoder_decoder = bool(model.config.is_encoder_decoder)
-    ids_BP, mask_BP = _padded(prompts, int(config.pad_token_id or 0), left=not is_encoder_decoder)
-    start = 1 if is_encoder_decoder else ids_BP.shape[1]
+    inputs = _inputs(model, prompts, config)
+    start = 1 if model.config.is_encoder_decoder else inputs["inputs"].shape[1]
     chooser = [_Draw(_uniform(indices, decoding), decoding.temperature, start)]
     ending = [_StopTexts(tokenizer, decoding.stops, start)]
     config.max_new_tokens = decoding.max_tokens
     ids_BT = model.generate(  # type: ignore[operator]
-        ids_BP.to(model.device),
-        attention_mask=mask_BP.to(model.device),
+        **inputs,
         generation_config=config,
         logits_processor=chooser if decoding.temperature else None,
         stopping_criteria=ending if decoding.stops else None,
@@ -198,6 +202,54 @@ def _uncompiled(model: PreTrainedModel) -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int, *, padded: bool) -> Iterator[list[int]]:
+    """Yield the indices of prompts that share a batch, longest first; of one length if not padded.
+
+    Only so many as their order allows: it is by length, so that there is little padding.
+    """
+    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    groups = [longest_first]
+    if not padded:
+        by_length = groupby(longest_first, key=lambda index: len(prompts[index]))
+        groups = [list(group) for _, group in by_length]
+    for group in groups:
+        for begin in range(0, len(group), size):
+            yield group[begin : begin + size]
+
+
+def _padding_moves(
+    bundle: Bundle, prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> bool:
+    """Say whether a short prompt's next token is predicted otherwise beside a longer one."""
+    short = min(prompts, key=len, default=())[:PROBE]
+    longer = max(prompts, key=len, default=())[: len(short) + PROBE]
+    if len(longer) == len(short):
+        return False
+    probing = copy.deepcopy(config)
+    probing.update(max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+
+    def logits(*given: Sequence[int]) -> Tensor:
+        inputs = _inputs(bundle.model, given, config)
+        found = bundle.model.generate(**inputs, generation_config=probing)  # type: ignore[operator]
+        return cast("Tensor", found.logits[0][0].float())
+
+    alone_V, beside_V = logits(short), logits(short, longer)
+    spread = float(alone_V.max() - alone_V.min())
+    return float((alone_V - beside_V).abs().max()) > MOVED * spread
+
+
+def _inputs(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> dict[str, Tensor]:
+    """Return what `generate` reads: ids, the mask, and positions where they do not begin at 0."""
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    ids_BP, mask_BP = _padded(prompts, int(config.pad_token_id or 0), left=not is_encoder_decoder)
+    inputs = {"inputs": ids_BP, "attention_mask": mask_BP}
+    if not is_encoder_decoder and (first := first_position(cast("nn.Module", model))):
+        inputs["position_ids"] = (mask_BP.cumsum(1) - 1).clamp(min=0) + first
+    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 def _padded(prompts: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,11 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
+def exact(value: float, unit: str) -> Metric:
+    """Return what is known and not estimated, such as a count: it is its own interval."""
+    return Metric(value, unit, value, value)
+
+
 def share_metric(hits_N: np.ndarray) -> Metric:
     """Return the mean of hits (0 to 1 each, one or more) with Wilson's interval."""
     successes = float(hits_N.sum())

@@ -34,6 +34,7 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     return digest_json(
         {
             "options": options,
+            "order": {"adapter": list(config.adapter), "sources": list(config.data.sources)},
             **({"files": files} if files else {}),
             "inputs": inputs,
             "data": _data_digests(config, store),

@@ -80,7 +80,8 @@ class TrainingModule(L.LightningModule):
         if self._non_finite is not None and bool(self._non_finite):
             raise NonFiniteError(_non_finite_message(f"before step {self.consumed}"))
         self._non_finite = None
-        if not all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters()):
+        trained = (weights for weights in self.model.parameters() if weights.requires_grad)
+        if not all(bool(torch.isfinite(weights).all()) for weights in trained):
             msg = f"the weights are not finite after step {self.consumed - 1}; lower optimizer.lr"
             raise NonFiniteError(msg)
 

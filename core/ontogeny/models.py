@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.utils.logging import disable_progress_bar
 
 from ontogeny.adapter_folder import AdapterFolder
+from ontogeny.attention import first_position
 from ontogeny.checkpoint import is_adapter_folder
 from ontogeny.errors import CheckpointError, ConfigError, OntogenyError
 from ontogeny.quantization import freeze, is_quantised, quantization_config
@@ -59,12 +61,13 @@ def _open(
         named += f", an adapter on {weights!r}"
     try:
         config = AutoConfig.from_pretrained(source) if adapter is None else adapter.config()
+        _require_family(named, auto, config)
         _apply(config, changes)
         loaded, info = auto.from_pretrained(  # type: ignore[attr-defined]
             weights,
             config=config,
             dtype=torch.float32,
-            attn_implementation=model.attention,
+            attn_implementation=_attention(model),
             output_loading_info=True,
             **_quantised(model, config, adapter),
         )
@@ -77,6 +80,18 @@ def _open(
         raise CheckpointError(f"{named}, which {what}: {reason}") from error
     _require_body(weights, loaded, info["missing_keys"])
     return loaded, set(info["missing_keys"])
+
+
+def _require_family(named: str, auto: type, config: PreTrainedConfig) -> None:
+    families = getattr(auto, "_model_mapping", None)
+    if families is None or type(config) in families or hasattr(config, "auto_map"):
+        return
+    both = " (seq2seq_lm is the one of an encoder with a decoder)"
+    msg = (
+        f"{named}, a {config.model_type} model, which {auto.__name__} does not open: choose a head "
+        f"of its kind{both if config.is_encoder_decoder else ''}"
+    )
+    raise CheckpointError(msg)
 
 
 def _quantised(
@@ -98,6 +113,12 @@ def new_weights(model: nn.Module) -> frozenset[str]:
     Empty for a model that did not come out of one.
     """
     return cast("frozenset[str]", vars(model).get(_NEW, frozenset()))
+
+
+def plain_weights(model: PreTrainedModel) -> set[str]:
+    """Return the names of the weights that a model has by its config, before any adapter."""
+    with torch.device("meta"):
+        return {*type(model)(copy.deepcopy(model.config)).state_dict()}
 
 
 def name_matches(pattern: str, name: str) -> bool:
@@ -167,33 +188,39 @@ def architecture(
         msg = f"model.config does not fit a {family} model: {' '.join(str(error).split())}"
         raise ConfigError(msg) from error
     _apply(config, changes)
-    config._attn_implementation = model.attention  # noqa: SLF001  as from_config's argument does
+    config._attn_implementation = _attention(model)  # noqa: SLF001  as from_config's argument does
     return config
 
 
 def longest_context(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model knows, or None where it sets no limit."""
-    return cast(
-        "int | None", getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    )
+    """Return how many tokens the model can read, or None where it sets no limit.
+
+    In the family of RoBERTa the first positions are for padding: 514 of them are 512 tokens.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else int(positions) - first_position(cast("nn.Module", model))
 
 
 def random_weights(auto: type, config: PreTrainedConfig) -> PreTrainedModel:
     """Build a model with random weights from torch's current seed; float32, train mode."""
+    attention = config._attn_implementation  # noqa: SLF001
     try:
         built = auto.from_config(  # type: ignore[attr-defined]
-            config,
-            dtype=torch.float32,
-            attn_implementation=config._attn_implementation,  # noqa: SLF001
+            config, dtype=torch.float32, attn_implementation=attention
         )
     except Exception as error:  # each family, and each kernel, refuses in its own way
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         msg = (
-            f"cannot build a {config.model_type} model with model.attention="
-            f"{config._attn_implementation}: {reason}"  # noqa: SLF001
+            f"cannot build a {config.model_type} model with model.attention={attention or 'auto'}: "
+            f"{reason}"
         )
         raise ConfigError(msg) from error
     return cast("PreTrainedModel", built.train())
+
+
+def _attention(model: Model) -> str | None:
+    """Return the kernel that is asked for; none: transformers chooses."""
+    return None if model.attention == "auto" else model.attention
 
 
 def _apply(config: PreTrainedConfig, changes: Mapping[str, object]) -> None:

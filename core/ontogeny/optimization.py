@@ -61,6 +61,12 @@ def parameter_groups(
         raise ConfigError(msg)
     chosen = {parameter: group for group in own for parameter in group.parameters}
     embeddings = _embeddings(model) if rates.embedding_lr is not None else set()
+    if rates.embedding_lr is not None and embeddings.isdisjoint(trained):
+        msg = (
+            f"optimizer.embedding_lr is {rates.embedding_lr}, but the adapters leave no matrix of "
+            f"embeddings to train: leave it out, or let one of them train the embeddings"
+        )
+        raise ConfigError(msg)
     groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
     for parameter in trained:
         lr = rates.embedding_lr if parameter in embeddings else rates.lr

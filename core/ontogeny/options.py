@@ -23,7 +23,9 @@ class Model:
 
     source: str | None = None  # checkpoint folder or Hub name; none: random weights of `config`
     config: dict[str, Any] = field(default_factory=dict)  # architecture, in transformers' words
-    attention: str = "sdpa"  # sdpa, eager, flash_attention_2 or flex_attention
+    # auto (sdpa where the family has it, else eager), sdpa, eager, flash_attention_2 or
+    # flex_attention
+    attention: str = "auto"
     # weights in few bits, for adapters: nf4, fp4, int8 or torchao_int8; none: float32
     quantization: str | None = None
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ontogeny.adapter import Adapter, Bundle
 
 TOLERANCE = 2e-4  # relative, float32
+UNPADDED = "padding changes no loss"
+RANDOM = "the loss draws random numbers, others in every batch"
 
 
 class PreflightError(UserError):
@@ -49,14 +53,14 @@ def prove(
     try:
         batch = _to(model, objective.collate(examples))
         isolation = _isolation_proofs(model, objective, examples)  # first: packing may be refused
-        random = is_random(model, objective, batch)
+        draws = is_random(model, objective, batch)
         proofs = [
             _ids_in_range(bundle, batch),
             *_new_weights(model),
             _labels_exist(examples),
-            *_padding_proofs(model, objective, examples, random=random),
+            *_padding_proofs(model, objective, examples, draws=draws),
             *isolation,
-            _accumulation(model, objective, examples, random=random),
+            _accumulation(model, objective, examples, draws=draws),
             *(proof for adapter in adapters for proof in adapter.proofs(bundle, batch)),
             *objective.proofs(model, batch),
         ]
@@ -110,7 +114,8 @@ def is_random(model: nn.Module, objective: Objective, batch: Batch) -> bool:
     device = next(model.parameters()).device
 
     def next_numbers() -> list[float]:
-        return [float(torch.rand((), device=place)) for place in ("cpu", device)]
+        drawn = [float(torch.rand((), device=place)) for place in ("cpu", device)]
+        return [*drawn, np.random.random(), random.random()]  # noqa: NPY002  what others use
 
     seed_everything("preflight")
     untouched = next_numbers()
@@ -121,14 +126,16 @@ def is_random(model: nn.Module, objective: Objective, batch: Batch) -> bool:
 
 
 def _padding_proofs(
-    model: nn.Module, objective: Objective, examples: Sequence[Example], *, random: bool
+    model: nn.Module, objective: Objective, examples: Sequence[Example], *, draws: bool
 ) -> list[Proof]:
     plain = _documents(examples)
-    if plain and random and objective.packs:
+    if plain and draws and objective.packs:
         return [_padding_of_logits(model, plain)]
-    if plain and "labels" in examples[0] and _is_per_token(examples[0]):
-        return [_padding(model, objective, plain)]
-    return []
+    if not plain or "labels" not in examples[0] or not _is_per_token(examples[0]):
+        return []
+    if draws:
+        return [Proof(UNPADDED, None, RANDOM)]
+    return [_padding(model, objective, plain)]
 
 
 def _isolation_proofs(
@@ -152,7 +159,7 @@ def _padding(model: nn.Module, objective: Objective, examples: Sequence[Example]
     alone = _loss(model, objective, [short])
     long = _loss(model, objective, [examples[0]])
     together = _loss(model, objective, [short, examples[0]])
-    return _equal("padding changes no loss", alone + long, together)
+    return _equal(UNPADDED, alone + long, together)
 
 
 def _padding_of_logits(model: nn.Module, examples: Sequence[Example]) -> Proof:
@@ -197,7 +204,7 @@ def _cannot_pack(model: nn.Module, error: Exception) -> str:
 
 
 def _accumulation(
-    model: nn.Module, objective: Objective, examples: Sequence[Example], *, random: bool
+    model: nn.Module, objective: Objective, examples: Sequence[Example], *, draws: bool
 ) -> Proof:
     """Compare one batch with two of unequal size: a mean of means would be another number."""
     name = "accumulation changes no gradient"
@@ -205,8 +212,8 @@ def _accumulation(
         return Proof(name, None, "the objective makes its own batches")
     if not objective.rows_are_independent:
         return Proof(name, None, "the rows of a batch are told from each other")
-    if random:
-        return Proof(name, None, "the loss draws random numbers, others in every batch")
+    if draws:
+        return Proof(name, None, RANDOM)
     together_P = _gradient(model, objective, [[*examples, examples[0]]])
     in_parts_P = _gradient(model, objective, [examples, examples[:1]])
     difference = float((together_P - in_parts_P).abs().max() / together_P.max().clamp(min=1e-8))

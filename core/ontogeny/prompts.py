@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import saying_where
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,11 @@ def prompts_of(bundle: Bundle, rows: Sequence[Row], template: str) -> list[Promp
     completion, or the last turn where that is the assistant's. Raises ConfigError for conversations
     without a chat template, DataError for a row that leaves nothing to read.
     """
-    return [_prompt(bundle, row, template) for row in rows]
+    found = []
+    for row in rows:
+        with saying_where(row):
+            found.append(_prompt(bundle, row, template))
+    return found
 
 
 def plain_tokens(bundle: Bundle, text: str) -> list[int]:

@@ -33,6 +33,6 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.shape == "linear":
         return 1 - (1 - low) * progress
-    begin = steps - schedule.decay_share * steps
+    begin = max(warmup, steps - schedule.decay_share * steps)
     fallen = max(0.0, min(1.0, (step - begin) / max(1.0, steps - begin)))
     return 1 - (1 - low) * math.sqrt(fallen)

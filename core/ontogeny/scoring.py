@@ -1,8 +1,9 @@
 """How well a causal language model predicts each of many texts, without ever holding their logits.
 
-Every token of a text is scored once, in windows that do not overlap. The first one is scored after
-the tokenizer's bos (else eos) token, where it has one; the end-of-text token is not scored, so the
-sums are over the text alone.
+Every token of a text is scored once, as lm-evaluation-harness does: in windows that do not overlap,
+but for the last one of a long text, which begins early enough to be as long as the others. The
+first token is scored after the tokenizer's bos (else eos) token, where it has one; the end-of-text
+token is not scored, so the sums are over the text alone.
 """
 # N texts, B windows, T tokens
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ontogeny.objective import Example
 
 
-__all__ = ["TextScores", "ratio_interval", "resampled_ratios", "score_texts"]
+__all__ = ["TextScores", "ratio_interval", "resampled_ratios", "score_texts", "windows_of"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,21 @@ def _windows(
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     for text, ids in enumerate(encoded):
         line = np.array([*first, *ids], dtype=np.int32)
-        for begin in range(0, len(line) - 1, length):
-            piece = line[begin : begin + length + 1]
-            yield text, {"input_ids": piece[:-1], "labels": piece[1:]}
+        for _, window in windows_of(line, length):
+            yield text, window
+
+
+def windows_of(line_T: np.ndarray, length: int) -> Iterator[tuple[int, Example]]:
+    """Yield windows of at most `length` tokens, each with the number of those scored before it.
+
+    Labels are aligned; every token after the first is a label in one window.
+    """
+    for begin in range(0, len(line_T) - 1, length):
+        end = min(begin + length, len(line_T) - 1)
+        first = max(0, end - length)
+        labels_T = line_T[first + 1 : end + 1].copy()
+        labels_T[: begin - first] = IGNORED
+        yield begin, {"input_ids": line_T[first:end], "labels": labels_T}
 
 
 def _score(bundle: Bundle, windows: Sequence[tuple[int, Example]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, cast
 
 import lightning as L
@@ -9,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ontogeny.errors import ConfigError
-from ontogeny.evaluation import flat
 from ontogeny.folders import verify_manifest, write_folder, write_manifest
 from ontogeny.spelling import suggestion
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ontogeny.evaluator import Metrics
+    from ontogeny.evaluator import Metric, Metrics
     from ontogeny.lightning_module import TrainingModule
     from ontogeny.options import Trainer
 
-PREFIX = "evaluation/"  # of the names in the log
 WEIGHTS = "weights.safetensors"
-# Of these, less is better; of all others, more. trainer.monitor_mode says it where this is wrong.
+# Of these, less is better; of all others, more, unless the metric itself or trainer.monitor_mode
+# says otherwise.
 LESS_IS_BETTER = ("bits_per_byte", "perplexity", "nats", "loss", "error", "rmse", "mae", "false_")
 
 
@@ -34,7 +34,7 @@ class BestEvaluation(L.Callback):
         self.metric = cast("str", options.monitor)
         self.patience = options.patience
         self.keeps = options.keep_best
-        self.sign = _sign(options)
+        self.mode, self.sign = options.monitor_mode, _sign(options)
         self.folder = folder / "best"
         self.announce = announce
         self.best: float | None = None
@@ -57,8 +57,10 @@ class BestEvaluation(L.Callback):
 
     def look(self, module: TrainingModule, results: dict[str, Metrics]) -> None:
         """Compare an evaluation with the best one; `module.ended` is set when patience is over."""
-        value = self._value(results)
-        if self.best is None or self.sign * value > self.sign * self.best:
+        metric = self._metric(results)
+        value, sign = metric.value, self._sign(metric)
+        # A value that is not a number is better than none.
+        if self.best is None or isnan(self.best) or sign * value > sign * self.best:
             self.best, self.since = value, 0
             if self.keeps and module.global_rank == 0:
                 self._keep(module)
@@ -87,8 +89,18 @@ class BestEvaluation(L.Callback):
             save_file(_without_shared_memory(kept), unfinished / WEIGHTS)
             write_manifest(unfinished, step=module.consumed)
 
-    def _value(self, results: dict[str, Metrics]) -> float:
-        known = {name.removeprefix(PREFIX): value for name, value in flat(results).items()}
+    def _sign(self, metric: Metric) -> int:
+        """Return 1 where more is better, else -1: the metric may say so itself."""
+        if self.mode != "auto" or metric.less_is_better is None:
+            return self.sign
+        return -1 if metric.less_is_better else 1
+
+    def _metric(self, results: dict[str, Metrics]) -> Metric:
+        known = {
+            f"{evaluator}/{name}": metric
+            for evaluator, metrics in results.items()
+            for name, metric in metrics.items()
+        }
         if self.metric not in known:
             msg = (
                 f"trainer.monitor is {self.metric!r}, which no evaluator measures"

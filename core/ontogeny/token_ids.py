@@ -6,40 +6,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "answer"
 
 
-def grow_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add rows for added tokens that the model has none for; return how many.
+def grow_embeddings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: Iterable[int] = ()
+) -> int:
+    """Set the rows of new tokens, and add those that the model has none for; return how many.
 
-    A new row is the mean of the old ones (Hewitt, 2021), so that no old token becomes unlikely;
-    that of a new end of text is the old end's, so that the model can stop before it has learned
-    to. A tokenizer with other words than the model's gets no rows: it is the wrong one.
+    `new` are the ids of tokens that the tokenizer has got since the model was trained: many models
+    have spare rows for them, which nothing has trained. A new row is the mean of the old ones
+    (Hewitt, 2021), so that no old token becomes unlikely; that of a new end of text is the old
+    end's, so that the model can stop before it has learned to. A tokenizer with other words than
+    the model's gets no rows: it is the wrong one.
     """
-    old = _rows(model)
-    missing = range(old, len(tokenizer))
-    if not missing or not set(missing) <= set(tokenizer.added_tokens_decoder):
+    missing, added = range(_rows(model), len(tokenizer)), set(tokenizer.added_tokens_decoder)
+    if not set(missing) <= added:
         return 0
+    rows = sorted({*missing, *new})
+    if missing:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     ends = {tokenizer.eos_token_id: next(iter(_ids(model.config.eos_token_id)), None)}
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if rows else ():
         if layer is not None:
-            _fill(cast("nn.Parameter", layer.weight), old, ends)
-    return len(missing)
+            _fill(cast("nn.Parameter", layer.weight), rows, ends)
+    return len(rows)
 
 
-def _fill(weight_VD: nn.Parameter, old: int, copies: dict[int, int | None]) -> None:
-    """Set all rows from `old` on: to a copy of an old row, else to the mean of those."""
+def _fill(weight_VD: nn.Parameter, rows: list[int], copies: dict[int, int | None]) -> None:
+    """Set rows to a copy of one before them, else to the mean of all before them."""
     import torch  # noqa: PLC0415  `ontogeny show` imports this file and answers at once
 
+    old = rows[0]
     with torch.no_grad():
-        weight_VD[old:] = weight_VD[:old].mean(0)
+        weight_VD[rows] = weight_VD[:old].mean(0)
         for row, source in copies.items():
-            if row is not None and row >= old and source is not None and source < old:
+            if row in rows and source is not None and source < old:
                 weight_VD[row] = weight_VD[source]
+
+
+def added_since(tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of added tokens that the tokenizer did not know before, in any form."""
+    known = before.get_vocab()
+    added = tokenizer.added_tokens_decoder.items()
+    return sorted(number for number, token in added if str(token) not in known)
 
 
 def _rows(model: PreTrainedModel) -> int:

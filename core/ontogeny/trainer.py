@@ -7,17 +7,19 @@ import os
 import re
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.plugins.precision import HalfPrecision
 from transformers.utils.logging import disable_progress_bar
 
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
     from lightning.pytorch.loggers import Logger
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
     from ontogeny.options import Trainer
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class WeightsInBFloat16(HalfPrecision):
+    """The model is in bfloat16, and all other numbers stay as they are.
+
+    Lightning would round what the batch says of the data (labels to predict, weights of classes,
+    scores of a reference), and count in bfloat16, which knows no whole number between 256 and 258.
+    """
+
+    def convert_input(self, data: object) -> object:
+        """Return the batch."""
+        return data
+
+    @contextmanager
+    def forward_context(self) -> Generator[None]:
+        """Leave the type of new tensors alone."""
+        yield
 
 
 def build_trainer(
@@ -46,13 +65,17 @@ def build_trainer(
         ranks and "LOCAL_RANK" not in os.environ
     ):  # nobody else has started this process as one of several
         plugins.append(ranks)
+    named: str | None = precision
+    if precision == "bf16-true" and not options.strategy.startswith(("fsdp", "deepspeed")):
+        plugins.append(WeightsInBFloat16("bf16-true"))
+        named = None  # Lightning takes a name or a plugin
     try:
         return L.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy=options.strategy,
-            precision=precision,  # type: ignore[arg-type]
+            precision=named,  # type: ignore[arg-type]
             max_epochs=1,  # the loader is as long as the run
             logger=list(loggers),
             callbacks=list(callbacks),

@@ -206,6 +206,8 @@ class Training:
         comparison = Comparison(options, data, self.folder / "before.json")
         if (self.compares or options.budget is not None) and not comparison.before:
             comparison.start(evaluation.run(bundle))
+        if self.compares and (reason := comparison.gap()):
+            self.context.announce(f"forgetting: not measured: {reason}")
         return comparison
 
     def _adapt(self, bundle: Bundle, rows: TrainingRows, fit: Fit) -> Bundle:

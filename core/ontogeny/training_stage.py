@@ -41,6 +41,8 @@ class TrainingStage(Stage):
         metrics = trained.evaluation.run(trained.bundle)
         if changes := trained.comparison.metrics(metrics):
             metrics["forgetting"] = changes
+        measured = {name: adapter.metrics() for name, adapter in training.adapters.items()}
+        metrics |= {name: found for name, found in measured.items() if found}
         trained.bundle.model.eval()
         samples = self.samples(trained.bundle, context)
         shown = [{"prompt": sample.prompt, "text": sample.text} for sample in samples]

@@ -13,9 +13,15 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
+    BloomConfig,
+    BloomForCausalLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     ModernBertConfig,
     PreTrainedConfig,
@@ -216,6 +222,16 @@ def test_causal_models_are_known_by_their_layers(name: str) -> None:
 
 def test_a_module_without_attention_is_not_causal() -> None:
     assert not is_causal(torch.nn.Linear(2, 2))
+
+
+def test_models_whose_layers_do_not_tell_are_causal_by_their_family() -> None:
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16}
+    mamba = MambaForCausalLM(MambaConfig(**sizes, num_hidden_layers=1, state_size=4))
+    bloom = BloomForCausalLM(BloomConfig(**sizes, n_layer=1, n_head=2))
+    encoder = DebertaV2ForMaskedLM(
+        DebertaV2Config(**sizes, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    )
+    assert [is_causal(model) for model in (mamba, bloom, encoder)] == [True, True, False]
 
 
 def test_kernels_that_take_no_mask_are_refused_with_the_way_out() -> None:

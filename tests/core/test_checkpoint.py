@@ -98,6 +98,20 @@ def test_special_ids_stand_where_generation_looks_for_them(bundle: Bundle, folde
     assert generation.pad_token_id == bundle.tokenizer.pad_token_id
 
 
+def test_what_ends_an_answer_is_saved_also_where_the_weights_are_an_adapter(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    class Beside(Plain):
+        def save(self, model: PreTrainedModel, folder: Path) -> None:
+            (folder / "adapter_model.safetensors").write_bytes(b"")
+
+    folder = save_checkpoint(
+        Bundle(bundle.model, bundle.tokenizer, Beside()), tmp_path / "adapter", LINEAGE
+    )
+    saved = GenerationConfig.from_pretrained(folder)
+    assert saved.eos_token_id == bundle.model.generation_config.eos_token_id is not None
+
+
 def test_the_lineage_comes_back(folder: Path) -> None:
     assert read_lineage(folder) == LINEAGE
 

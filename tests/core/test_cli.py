@@ -134,7 +134,8 @@ MISUSES = [
     (["--run", "--cfg", "job"], "give only one of --run, --multirun, --cfg"),
     (["--resolve"], "--resolve needs --cfg beside it"),
     (["stage=null"], "a group is null; choose an option of it or drop it: ~group"),
-    (["adapter=[lora]"], "adapter: nothing that is installed offers an option of this group"),
+    (["lifecycle=own"], "lifecycle: nothing that is installed offers an option of this group"),
+    (["adapter=[lorra]"], "adapter=lorra: no such option (did you mean 'lora'?); known: adalora, "),
     (["~stage"], "stage is not set; choose one with stage=<name>"),
     (["seed=-1"], "seed is -1; expected a whole number of 0 or more"),
     (["optimizer.lr=abc"], "optimizer.lr is 'abc'; expected a number"),
@@ -329,3 +330,14 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(
     assert [line.split()[:2] for line in table[1:]] == [["0", "finished"], ["1", "finished"]]
     assert "bits_per_byte" in table[1]
     assert "seed=2" in table[2]
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes", "torchao"])
+def test_packages_that_nothing_uses_say_nothing_where_they_are_installed(
+    name: str, home: Path
+) -> None:
+    """transformers and PEFT import them, and they tell of kernels for other processors."""
+    pytest.importorskip(name)
+    look = f"from ontogeny.cli import command; command(['--version']); import peft, {name}"
+    ended = process(sys.executable, "-c", look)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ontogeny import DataError
+from ontogeny import DataError, PluginError
 from ontogeny.adapter import Bundle
 from ontogeny.evaluation import Evaluation, flat, write_metrics
 from ontogeny.evaluator import EvaluationData, Metric
@@ -32,10 +33,16 @@ class Look:
 class Fail:
     '''One that fails.'''
 
+@dataclass
+class Return:
+    '''One that returns what it is told.'''
+    what: str = "{}"  # a Python expression
+
 @hookimpl
 def ontogeny_evaluators():
     return [
         Component("look", config=Look, implementation="looking:Looking"),
+        Component("back", config=Return, implementation="looking:Returning"),
         Component("fail", config=Fail, implementation="looking:Failing"),
     ]
 
@@ -58,6 +65,13 @@ class Failing(Looking):
 
     def evaluate(self, bundle, data):
         raise RuntimeError("no evaluation")
+
+class Returning(Looking):
+    def __init__(self, config):
+        self.config = config
+
+    def evaluate(self, bundle, data):
+        return eval(self.config.what)
 """
 
 
@@ -125,6 +139,30 @@ def test_what_would_fail_after_the_training_is_told_before_it(
     evaluation("look").check(bundle)
     with pytest.raises(DataError, match="no rows"):
         evaluation("look", "fail").check(bundle)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("None", "evaluator back returns None; expected metrics by name"),
+        ("{}", "evaluator back returns {}; expected metrics by name"),
+        ("{'accuracy': 0.5}", "evaluator back returns 0.5 as 'accuracy'; expected metrics by"),
+        ("{1: Metric(1, '1')}", "evaluator back returns Metric"),
+    ],
+)
+def test_what_is_no_metric_is_an_error_that_names_the_evaluator(
+    what: str, words: str, evaluation: Make, bundle: Bundle
+) -> None:
+    made = evaluation("back")
+    made.evaluators["back"].config.what = what  # type: ignore[attr-defined]
+    with pytest.raises(PluginError) as caught:
+        made.run(bundle)
+    assert words in str(caught.value)
+
+
+def test_numbers_of_numpy_and_tensors_become_plain_ones_that_a_file_can_hold() -> None:
+    metric = Metric(np.float32(0.5), "1", np.float64(0.25), cast("float", torch.tensor(1)))
+    assert json.dumps(metric.as_dict()) == '{"value": 0.5, "unit": "1", "low": 0.25, "high": 1.0}'
 
 
 def test_metrics_are_flattened_for_logs() -> None:

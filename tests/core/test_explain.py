@@ -65,7 +65,7 @@ def test_a_group_lists_its_options() -> None:
         ("data.max_length", "data.max_length: int = 512  # tokens in a row of the batch"),
         ("data.validation.share", "data.validation.share: float = 0.05  # held out by hash"),
         ("trainer.max_steps", "trainer.max_steps: int | None = None  # optimiser steps"),
-        ("stage.temperature", "stage.temperature: float = 0.8  # of the samples"),
+        ("stage.probe_steps", "stage.probe_steps: int = 60  # optimiser steps of each probe"),
         ("objective.document_end", "objective.document_end: bool = True  # put the tokenizer's"),
     ],
 )
@@ -86,9 +86,9 @@ def test_a_key_of_several_options_is_explained_for_each() -> None:
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ("objective=cml", "no option objective=cml (did you mean 'clm'?); known: clm"),
+        ("objective=clmm", "no option objective=clmm (did you mean 'clm'?); known: "),
         ("objectiv=clm", "no group 'objectiv' (did you mean 'objective'?)"),
-        ("daat", "no group 'daat' (did you mean 'data'?); known: data, "),
+        ("daat", "no group 'daat' (did you mean 'data'?); known: adapter, "),
         ("data.max_lenght", "no option data.max_lenght (did you mean 'data.max_length'?)"),
         ("daat.max_length", "no option daat.max_length"),
     ],

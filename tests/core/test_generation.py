@@ -23,6 +23,10 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -73,6 +77,10 @@ def build(family: str) -> PreTrainedModel:
         "bloom": lambda: BloomForCausalLM(
             BloomConfig(vocab_size=V, hidden_size=32, n_layer=2, n_head=2, **ENDS)
         ),
+        "roberta": lambda: RobertaForCausalLM(RobertaConfig(**SIZES, is_decoder=True)),
+        "rwkv": lambda: RwkvForCausalLM(
+            RwkvConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, **ENDS)
+        ),
     }
     return sharp(built[family]())
 
@@ -86,15 +94,16 @@ def ids(text: str) -> list[int]:
 
 
 def greedy_by_hand(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[int]:
-    """Append the likeliest token to the whole row, again and again."""
+    """Append the likeliest token to the whole row, again and again, until the end of text."""
     line = list(prompt)
     with torch.no_grad():
-        for _ in range(tokens):
+        while len(line) < len(prompt) + tokens and 0 not in line[len(prompt) :]:
             line.append(int(model(torch.tensor([line]), use_cache=False).logits[0, -1].argmax()))
     return line[len(prompt) :]
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "bert", "bloom"])
+# RoBERTa counts positions from 2 on; RWKV reads padding, since it has no mask.
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "bert", "bloom", "roberta", "rwkv"])
 def test_a_batch_writes_what_the_model_writes_token_by_token(family: str) -> None:
     model = build(family)
     prompts = [ids(text) for text in TEXTS]
@@ -176,7 +185,7 @@ def test_a_stop_text_ends_a_row_and_is_left_out() -> None:
     assert all(each.ended for each in found)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "rwkv"])
 def test_what_is_drawn_does_not_depend_on_the_batch(family: str) -> None:
     model = build(family)
     prompts = [ids(text) for text in TEXTS]
@@ -271,6 +280,14 @@ def test_prompts_that_leave_no_room_are_refused_with_both_numbers() -> None:
     )
     with pytest.raises(ConfigError, match=words):
         require_room(model, [[1], [1] * 60], 5, "evaluator.x.max_tokens")
+
+
+def test_positions_that_are_for_padding_leave_less_room() -> None:
+    model = RobertaForCausalLM(RobertaConfig(**SIZES, is_decoder=True, max_position_embeddings=66))
+    require_room(model, [[5] * 60], 4, "evaluator.x.max_tokens")
+    write(bundle(model), [[5] * 60], Decoding(4, 1))
+    with pytest.raises(ConfigError, match="more than the context of the model: 64"):
+        require_room(model, [[5] * 60], 5, "evaluator.x.max_tokens")
 
 
 def test_a_model_that_cannot_write_is_refused() -> None:

@@ -62,7 +62,7 @@ def test_a_component_of_a_local_plugin_is_listed(local_plugin: Callable[..., Non
             return [Component("listed_one", config=Listed, implementation="a:B")]
         """,
     )
-    assert options_by_group()["adapter"] == ["listed_one"]
+    assert "listed_one" in options_by_group()["adapter"]
     row = next(line for line in plugins_text().splitlines() if line.startswith("listed"))
     assert row.endswith("adapter listed_one")
 

@@ -250,3 +250,23 @@ def test_a_file_that_a_component_names_counts_with_its_content(
     assert _file_digests(config, Store(home)) != first
     config.evaluator = {"asks": Asks()}
     assert _file_digests(config, Store(home)) == []
+
+
+def test_adapters_that_apply_in_another_order_give_another_key(
+    config: StageConfig, key: Key
+) -> None:
+    orders = [compose([f"adapter=[{names}]"]) for names in ("full,lora", "lora,full")]
+    keys = []
+    for order in orders:
+        config.adapter = order.stages["pretraining"].adapter
+        keys.append(key(config))
+    assert len(set(keys)) == 2
+
+
+def test_sources_in_another_order_give_another_key(config: StageConfig, key: Key) -> None:
+    config.data.path = None
+    keys = []
+    for names in (["one", "other"], ["other", "one"]):
+        config.data.sources = {name: Source(path="text.txt") for name in names}
+        keys.append(key(config))
+    assert len(set(keys)) == 2

@@ -18,7 +18,7 @@ from ontogeny.models import architecture, load_pretrained, longest_context, rand
 from ontogeny.objective import Objective
 from ontogeny.options import Model
 from ontogeny.plugins import registry
-from ontogeny.preflight import prove
+from ontogeny.preflight import Proof, prove
 from ontogeny.seeding import seed_everything
 from ontogeny.testing import byte_tokenizer
 
@@ -40,29 +40,45 @@ def load(model: Model) -> LlamaForCausalLM:
     return built
 
 
-def test_all_four_families_come_in_tiny_and_small() -> None:
-    families = ("bert", "gpt2", "llama", "qwen")
-    assert [f"{family}_{size}" for family in families for size in ("small", "tiny")] == (
-        ARCHITECTURES
-    )
+DECODERS, ENCODERS = ("gpt2", "llama", "qwen"), ("bert", "modernbert", "roberta")
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_proves_itself(name: str, attention: str) -> None:
-    """It builds, packs with exact isolation, is causal, and its chunked loss is its own."""
-    config = compose([f"model={name}", f"model.attention={attention}"]).stages["pretraining"]
+def of_families(families: tuple[str, ...]) -> list[str]:
+    return [name for name in ARCHITECTURES if name.rpartition("_")[0] in families]
+
+
+def test_all_families_come_in_tiny_and_small() -> None:
+    families = sorted([*DECODERS, *ENCODERS])
+    both = [f"{family}_{size}" for family in families for size in ("small", "tiny")]
+    assert [*both, "t5_tiny"] == ARCHITECTURES
+
+
+def proofs_of(
+    overrides: list[str], rows: list[dict[str, object]]
+) -> tuple[Bundle, dict[str, Proof]]:
+    """Return the model of a stage and its preflight proofs by name."""
+    config = next(iter(compose(overrides).stages.values()))
     objective, head = registry().build(config.objective), registry().build(config.head)
     assert isinstance(objective, Objective)
     assert isinstance(head, Head)
     tokenizer = byte_tokenizer()
-    rows = [{"text": "The quick brown fox jumps."}, {"text": "Over a lazy dog: ünd that's it!"}]
     seed_everything(0)
     bundle = Bundle(head.load(config.model, tokenizer), tokenizer, head)
-    proofs = {
-        proof.name: proof
-        for proof in prove(bundle, objective, list(objective.prepare(rows, tokenizer)), [])
-    }
+    proofs = prove(bundle, objective, list(objective.prepare(rows, tokenizer)), [])
+    return bundle, {proof.name: proof for proof in proofs}
+
+
+TEXTS: list[dict[str, object]] = [
+    {"text": "The quick brown fox jumps."},
+    {"text": "Over a lazy dog: ünd that's it!"},
+]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", of_families((*DECODERS, "bert")))
+def test_every_architecture_of_decoders_proves_itself(name: str, attention: str) -> None:
+    """It builds, packs with exact isolation, is causal, and its chunked loss is its own."""
+    bundle, proofs = proofs_of([f"model={name}", f"model.attention={attention}"], TEXTS)
     assert proofs.keys() >= {
         "tokenizer ids < embedding rows",
         "every row has a label",
@@ -75,6 +91,35 @@ def test_every_architecture_proves_itself(name: str, attention: str) -> None:
     assert all(proof.holds for proof in proofs.values()), proofs
     assert is_causal(bundle.model)
     assert longest_context(bundle.model) == (1024 if name in LONGER else 512)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", of_families(ENCODERS))
+def test_every_architecture_of_encoders_proves_itself(name: str, attention: str) -> None:
+    """It builds, packs with exact isolation, and every token sees both sides."""
+    overrides = ["stage=pretraining_mlm", f"model={name}", f"model.attention={attention}"]
+    bundle, proofs = proofs_of(overrides, TEXTS)
+    assert proofs.keys() >= {
+        "tokenizer ids < embedding rows",
+        "padding changes no logit",
+        "packed documents are isolated",
+        "every token sees both sides",
+    }
+    assert all(proof.holds is not False for proof in proofs.values()), proofs
+    assert not is_causal(bundle.model)
+    assert longest_context(bundle.model) == (1024 if name.startswith("modernbert") else 512)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_encoder_with_a_decoder_proves_itself(attention: str) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "a question", "completion": "its answer"},
+        {"prompt": "another and longer one", "completion": "yes"},
+    ]
+    overrides = ["stage=sft_seq2seq", "model=t5_tiny", f"model.attention={attention}"]
+    bundle, proofs = proofs_of(overrides, rows)
+    assert all(proof.holds is not False for proof in proofs.values()), proofs
+    assert bundle.model.config.is_encoder_decoder
 
 
 LONGER = ("gpt2_small", "llama_small", "qwen_small")
@@ -174,7 +219,10 @@ def test_a_damaged_checkpoint_is_one_line_with_its_key(damage: str, tmp_path: Pa
 
 def test_a_checkpoint_of_a_family_that_the_head_lacks_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(CheckpointError, match="which cannot be opened") as caught:
+    told = (
+        "a t5 model, which AutoModelForCausalLM does not open: choose a head of its kind .seq2seq"
+    )
+    with pytest.raises(CheckpointError, match=told) as caught:
         load_pretrained(AutoModelForCausalLM, Model(source=str(tmp_path)), {})
     assert "\n" not in str(caught.value)
 

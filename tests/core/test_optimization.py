@@ -170,6 +170,15 @@ def test_embeddings_may_have_a_learning_rate_of_their_own() -> None:
     assert rates["body.bias"] == (1.0, 0.0)
 
 
+def test_a_rate_for_embeddings_that_are_not_trained_is_an_error() -> None:
+    model = Tied()
+    for name in ("embed.weight", "head.weight"):
+        model.weights[name].requires_grad_(requires_grad=False)
+    words = "embedding_lr is 0.25, but the adapters leave no matrix of embeddings to train"
+    with pytest.raises(ConfigError, match=words):
+        rates_of(model, embedding_lr=0.25)
+
+
 def test_the_first_group_has_the_main_learning_rate() -> None:
     groups = parameter_groups(Tied(), Rates(lr=1.0, weight_decay=0.1, embedding_lr=0.25))
     assert groups[0]["lr"] == 1.0

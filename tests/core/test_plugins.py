@@ -124,7 +124,7 @@ def test_a_plugin_can_be_disabled_by_name(
     monkeypatch.setenv("ONTOGENY_DISABLE_PLUGINS", "broken, perplexity")
     registry.cache_clear()
     registry().check()
-    assert registry().components["evaluator"] == {}
+    assert "perplexity" not in registry().components["evaluator"]
     states = {line.split()[0]: line.split()[-1] for line in plugins_text().splitlines()}
     assert states["broken"] == states["perplexity"] == "disabled"
 
@@ -216,8 +216,9 @@ def test_options_of_no_component_are_an_error() -> None:
 
 
 def test_a_name_that_nobody_offers_is_told_the_nearest() -> None:
-    with pytest.raises(PluginError, match=r"no objective 'cml' \(did you mean 'clm'\?\); known: c"):
-        registry().get("objective", "cml")
+    told = r"no objective 'classificaton' \(did you mean 'classification'\?\); known: [a-z_, ]*clm"
+    with pytest.raises(PluginError, match=told):
+        registry().get("objective", "classificaton")
 
 
 def test_an_implementation_is_imported_and_built_with_its_options(local_plugin: Local) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -329,6 +331,24 @@ def test_all_that_applies_holds_for_a_loss_that_draws_masks(
     assert proofs[ACCUMULATED].evidence == "the loss draws random numbers, others in every batch"
     assert proofs[PADDED_LOGITS].holds
     assert proofs[ISOLATED].holds
+
+
+@pytest.mark.parametrize("draw", [torch.rand, np.random.random, random.random])
+@pytest.mark.parametrize("packs", [True, False])
+def test_losses_are_not_compared_where_they_draw_random_numbers_of_any_kind(
+    draw: Callable[..., Any], packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy(loss: Loss) -> Loss:
+        return Loss(
+            loss.total * (1 + float(draw(()) if draw is torch.rand else draw())), loss.weight
+        )
+
+    objective = changed(noisy)
+    monkeypatch.setattr(type(objective), "packs", packs)
+    proofs = proofs_of(llama(), objective)
+    assert failing(proofs) == set()
+    assert proofs[ACCUMULATED].holds is None
+    assert proofs[PADDED_LOGITS].holds if packs else proofs[PADDED].holds is None
 
 
 def test_an_encoder_that_ignores_its_mask_leaks_between_documents_and_into_padding() -> None:

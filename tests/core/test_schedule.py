@@ -73,6 +73,12 @@ def test_wsd_without_a_decay_stays_at_its_peak() -> None:
     assert curve(schedule, 10) == [1.0] * 10
 
 
+def test_wsd_begins_its_decay_at_the_peak_though_the_warm_up_reaches_into_it() -> None:
+    schedule = Schedule(shape="wsd", warmup_steps=50, decay_share=1.0, min_ratio=0.0)
+    assert factor(schedule, 50, 100) == 1.0
+    assert factor(schedule, 75, 100) == pytest.approx(1 - math.sqrt(0.5))
+
+
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant", "wsd"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 def test_every_factor_is_above_zero_and_at_most_one(shape: str, steps: int) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file
 
 from ontogeny import ConfigError, compose, run
+from ontogeny.evaluator import Metric
 from ontogeny.lifecycle import RunResult
 from ontogeny.options import Trainer
 from ontogeny.selection import BestEvaluation
@@ -74,6 +77,27 @@ def test_other_metrics_are_better_when_they_are_higher() -> None:
     assert sign("classification/expected_calibration_error") == -1
     assert sign("perplexity/bits_per_byte/general") == -1
     assert sign("perplexity/bits_per_byte", "max") == 1
+
+
+def look(mode: str, *metrics: Metric) -> BestEvaluation:
+    """Return what remembers the best of some evaluations of `toy/toxicity`."""
+    options = Trainer(monitor="toy/toxicity", monitor_mode=mode, patience=9, evaluate_every=1)
+    best = BestEvaluation(options, Path(), print)
+    for metric in metrics:
+        best.look(cast("Any", None), {"toy": {"toxicity": metric}})
+    return best
+
+
+def test_a_metric_may_say_itself_that_less_of_it_is_better() -> None:
+    found = [Metric(value, "1", less_is_better=True) for value in (0.5, 0.2, 0.4)]
+    assert look("auto", *found).best == 0.2
+    assert look("max", *found).best == 0.5
+    assert look("auto", *(Metric(metric.value, "1") for metric in found)).best == 0.5
+
+
+def test_a_value_that_is_no_number_is_never_the_best_one() -> None:
+    found = [Metric(value, "1") for value in (math.nan, 0.2, math.nan, 0.3)]
+    assert look("auto", *found).best == 0.3
 
 
 def test_a_run_that_was_cut_off_keeps_the_same_weights(start: Run) -> None:

@@ -9,7 +9,13 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ontogeny.testing import byte_tokenizer
-from ontogeny.token_ids import end_of_turn, grow_embeddings, set_token_ids, stop_ids
+from ontogeny.token_ids import (
+    added_since,
+    end_of_turn,
+    grow_embeddings,
+    set_token_ids,
+    stop_ids,
+)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -53,6 +59,22 @@ def test_new_rows_are_the_mean_of_the_old_and_a_new_end_is_the_old_end(tied: boo
         assert weight.shape == (len(chat_tokenizer()), 16)
     assert grown.config.vocab_size == len(chat_tokenizer())
     assert (grown.get_input_embeddings().weight is grown.get_output_embeddings().weight) == tied
+
+
+def test_spare_rows_that_new_tokens_get_are_set_as_new_ones_are() -> None:
+    """As in Pythia and Qwen: more rows than tokens, of random values."""
+    roomy, known = model(tied=False), len(byte_tokenizer())
+    roomy.resize_token_embeddings(known + 8, mean_resizing=False)
+    assert added_since(chat_tokenizer(), byte_tokenizer()) == [known, known + 1]
+    assert added_since(chat_tokenizer(), chat_tokenizer()) == []
+    before = roomy.get_output_embeddings().weight.detach().clone()
+    assert grow_embeddings(roomy, chat_tokenizer(), [known, known + 1]) == 2
+    weight = roomy.get_output_embeddings().weight
+    torch.testing.assert_close(weight[:known], before[:known], rtol=0, atol=0)
+    torch.testing.assert_close(weight[known], before[:known].mean(0))
+    torch.testing.assert_close(weight[known + 1], before[0], rtol=0, atol=0)
+    torch.testing.assert_close(weight[known + 2 :], before[known + 2 :], rtol=0, atol=0)
+    assert grow_embeddings(roomy, chat_tokenizer()) == 0
 
 
 def test_a_model_with_room_for_all_tokens_is_left_alone() -> None:

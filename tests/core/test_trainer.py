@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import nn
 
 from ontogeny.errors import ConfigError
 from ontogeny.options import Trainer
@@ -48,12 +50,12 @@ def test_only_the_first_rank_writes(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert not is_first_rank()
 
 
-def build(tmp_path: Path, **options: object) -> object:
+def build(tmp_path: Path, precision: str = "32-true", **options: object) -> object:
     chosen = Trainer(**{"accelerator": "cpu", "devices": 1, **options})  # type: ignore[arg-type]
     return build_trainer(
         chosen,
         folder=tmp_path,
-        precision="32-true",
+        precision=precision,
         callbacks=[],
         loggers=[],
         checkpoint_io=TrainingStates(),
@@ -84,3 +86,12 @@ def test_what_lightning_refuses_is_one_line_about_the_trainer(
     with pytest.raises(ConfigError, match=words) as caught:
         build(tmp_path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_in_true_bfloat16_the_numbers_of_a_batch_stay_as_they_are(tmp_path: Path) -> None:
+    plugin = build(tmp_path, "bf16-true").precision_plugin  # type: ignore[attr-defined]
+    labels = torch.tensor([257.3])
+    assert torch.equal(plugin.convert_input({"target": labels})["target"], labels)
+    assert plugin.convert_module(nn.Linear(1, 1)).weight.dtype == torch.bfloat16
+    with plugin.forward_context():
+        assert torch.zeros(()).dtype == torch.float32

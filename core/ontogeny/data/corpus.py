@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny.data.pipeline import SourceReader, digest_source, sources_of
-from ontogeny.data.splitting import is_held_out
 from ontogeny.digest import DigestCache, digest_json
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ class Corpus:
         if elsewhere:
             reader = SourceReader(name, elsewhere, self.data, self.columns)
             return (record.row for record in reader.records(lambda *_: None))
-        records = reader.records(lambda *_: None)
-        return (record.row for record in records if is_held_out(record.row, reader.share))
+        return (record.row for record in reader.held_out_records())
 
     def digest(self, *names: str) -> str:
         """Return what decides the rows of these sources, for the key of what is made of them."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
+
+
+# Letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Chinese.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3041-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+)
+# Where a word begins, though the pre-tokenizer may not cut there: at white space, which belongs to
+# the word behind it, and before and after each of those letters.
+_BEGINS = re.compile(rf"(?<!\s)\s|[{_UNSPACED}]|(?<=[{_UNSPACED}]).", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -42,27 +53,51 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
     return ids
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of all special tokens, those included that have no role such as `cls`."""
+    added = tokenizer.added_tokens_decoder.items()
+    return sorted({*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)})
+
+
 def ids_and_units(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, words: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield for each text its ids and which unit each belongs to, from 1 on: [T] int32 both.
 
-    A unit is a token, or a word as the tokenizer's pre-tokenizer cuts it. Raises ConfigError for a
-    tokenizer that does not tell.
+    A unit is a token, or a word: what the tokenizer's pre-tokenizer leaves whole, cut at white
+    space, and where a script has none, by its letters as far as they are tokens. Raises ConfigError
+    for a tokenizer that does not tell where its tokens stand.
     """
     if not words:
         for ids in token_ids(texts, tokenizer):
             yield np.array(ids, np.int32), np.arange(1, len(ids) + 1, dtype=np.int32)
         return
-    if not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None:
+    if not tokenizer.is_fast:
         msg = (
             f"the tokenizer, a {type(tokenizer).__name__}, does not tell which tokens make a word; "
-            f"take one whose tokenizer.json has a pre-tokenizer, or mask single tokens"
+            f"take one with a tokenizer.json, or mask single tokens"
         )
         raise ConfigError(msg)
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
-    for number, ids in enumerate(encoded["input_ids"]):
-        yield np.array(ids, np.int32), np.array(encoded.word_ids(number), np.int32) + 1
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    for number, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
+        pieces_T = np.array(encoded.word_ids(number), np.int32)
+        offsets_T2 = np.array(encoded["offset_mapping"][number], np.int32).reshape(-1, 2)
+        yield np.array(ids, np.int32), _words(text, pieces_T, offsets_T2)
+
+
+def _words(text: str, pieces_T: np.ndarray, offsets_T2: np.ndarray) -> np.ndarray:
+    """Return which word of a text each token belongs to, from 1 on: [T] int32."""
+    begins = np.zeros(len(text) + 1, np.int32)
+    begins[[match.start() + 1 for match in _BEGINS.finditer(text)]] = 1
+    begun = begins.cumsum(dtype=np.int32)  # how many words begin before each letter
+    cut_T = np.ones(len(pieces_T), bool)
+    # From behind one token to the first letter of the next; nothing where they share a letter.
+    behind, first = offsets_T2[:-1, 1], offsets_T2[1:, 0]
+    begins_between = begun[np.minimum(first + 1, len(text))] > begun[behind]
+    cut_T[1:] = (pieces_T[1:] != pieces_T[:-1]) | begins_between
+    return cut_T.cumsum(dtype=np.int32)
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:

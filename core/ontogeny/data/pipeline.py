@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,9 +20,10 @@ from ontogeny.data.mixing import Source as MixedSource
 from ontogeny.data.packing import Bins, best_fit_bins, pack, split_spans, whole_spans
 from ontogeny.data.preparation import build_source
 from ontogeny.data.reading import Record, read_rows, resolve_files
-from ontogeny.data.splitting import is_held_out
+from ontogeny.data.splitting import is_held_out, row_key
 from ontogeny.digest import DigestCache, digest_files, digest_json
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import PlacedRow
 from ontogeny.objective import IGNORED
 from ontogeny.options import Data, Source, column_names
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from ontogeny.objective import Example, Objective, Row
     from ontogeny.store import Store
+
+UNLUCKY_ROWS = 10_000  # a share that holds out none of so many is what the user asked for
 
 
 def sources_of(data: Data) -> dict[str, Source]:
@@ -73,9 +76,31 @@ class SourceReader:
 
     def training_records(self) -> Iterator[Record]:
         """Yield the rows to train on; bad ones are passed over where that was asked for."""
+        records = self.records(lambda *_: None)
+        return (record for record in records if not self.holds_out(record.row))
+
+    def held_out_records(self) -> Iterator[Record]:
+        """Yield the rows that are never trained on; bad ones are passed over as above."""
+        records = self.records(lambda *_: None)
+        return (record for record in records if self.holds_out(record.row))
+
+    def holds_out(self, row: Row) -> bool:
+        """Say whether a row of this source is held out: the same in everything that reads it."""
+        if not self.share:
+            return False
+        return is_held_out(row, self.share) or row_key(row) == self.forced
+
+    @cached_property
+    def forced(self) -> bytes | None:
+        """The key of the row to hold out where chance would hold out none of several."""
+        keys: set[bytes] = set()
         for record in self.records(lambda *_: None):
-            if not (self.share and is_held_out(record.row, self.share)):
-                yield record
+            if is_held_out(record.row, self.share):
+                return None
+            keys.add(row_key(record.row))
+            if len(keys) > UNLUCKY_ROWS:
+                return None
+        return min(keys) if len(keys) > 1 else None
 
     def identity(self) -> dict[str, object]:
         """Return what decides the rows, for a cache key (the content has a digest of its own)."""
@@ -257,16 +282,20 @@ def validation_rows(
     limit = data.validation.limit
     if data.validation.path:
         reader = SourceReader("validation", data.validation.path, data, required)
-        return {"validation": [dict(record.row) for record in islice(reader.records(), limit)]}
+        return {"validation": _placed(islice(reader.records(), limit))}
     held_out: dict[str, list[Row]] = {}
     for source in prepared:
         own = sources_of(data)[source.name].validation
         if own:
             reader = SourceReader(source.name, own, data, required)
-            held_out[source.name] = [dict(record.row) for record in islice(reader.records(), limit)]
+            held_out[source.name] = _placed(islice(reader.records(), limit))
             continue
         with source.held_out.open() as lines:
             rows = [cast("Row", json.loads(line)) for line in islice(lines, limit)]
         if rows:
             held_out[source.name] = rows
     return held_out
+
+
+def _placed(records: Iterable[Record]) -> list[Row]:
+    return [PlacedRow(record.row, record.where) for record in records]

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Self
 
 from ontogeny.data.examples import ExampleWriter
-from ontogeny.data.splitting import is_held_out, row_key
+from ontogeny.data.splitting import row_key
 from ontogeny.errors import DataError, RowError
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def build_source(
 
     Raises DataError for a bad row, unless `data.on_error` says to skip those.
     """
-    forced = _only_row_to_hold_out(reader) if reader.share else None
+    _require_two_rows(reader)
     prepare = partial(prepare_chunk, objective, tokenizer, on_error=reader.data.on_error)
     with ExampleWriter(folder) as writer, _Rows(folder) as rows:
-        chunks = _chunks(reader, forced, rows.reject)
+        chunks = _chunks(reader, rows.reject)
         for prepared in map_chunks(prepare, chunks, reader.data.workers):
             rows.add(prepared)
             for example in prepared.examples:
@@ -103,34 +103,23 @@ def map_chunks(
             pending += [pool.submit(prepare, chunk) for chunk in islice(chunks, 1)]
 
 
-def _only_row_to_hold_out(reader: SourceReader) -> bytes | None:
-    """Return the key of the row to hold out when chance would hold out none of them."""
-    keys = []
-    for record in reader.records(lambda *_: None):
-        if is_held_out(record.row, reader.share):
-            return None
-        keys.append(row_key(record.row))
-        if len(keys) > 10_000:
-            return None  # a share this small is what the user asked for
-    if len(set(keys)) < 2:
+def _require_two_rows(reader: SourceReader) -> None:
+    """Raise DataError where a row is to be held out, and there is a single one."""
+    keys = (row_key(record.row) for record in reader.records(lambda *_: None))
+    first = next(keys, None)
+    if reader.share and first is not None and all(key == first for key in keys):
         msg = (
             f"{reader.path} has a single row, so none can be held out: set data.validation.path, "
             f"data.validation.share=0 or a smaller data.text_unit"
         )
         raise DataError(msg)
-    return min(keys)
 
 
-def _chunks(
-    reader: SourceReader, forced: bytes | None, reject: Callable[[str, str], None]
-) -> Iterator[Chunk]:
+def _chunks(reader: SourceReader, reject: Callable[[str, str], None]) -> Iterator[Chunk]:
     """Yield all rows in chunks, each kind in the order of the files."""
     filling = {held_out: Chunk(held_out) for held_out in (False, True)}
     for record in reader.records(reject):
-        if forced is not None:
-            held_out = row_key(record.row) == forced
-        else:
-            held_out = bool(reader.share) and is_held_out(record.row, reader.share)
+        held_out = reader.holds_out(record.row)
         filling[held_out].records.append(record)
         if len(filling[held_out].records) == ROWS_PER_CALL:
             yield filling[held_out]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ontogeny.attention import model_inputs
+from ontogeny.attention import decoder_writes, model_inputs
 from ontogeny.data.collation import collate_tokens
 from ontogeny.seeding import derive
 
@@ -27,7 +27,7 @@ def outputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Outpu
     model.eval()
     with torch.no_grad():
         batch = _batch(len(tokenizer))
-        if model.config.is_encoder_decoder:
+        if decoder_writes(model):
             batch["decoder_input_ids"] = batch["input_ids"].flip(1)
         found = model(**model_inputs(model, batch))
     for module, training in modes.items():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ontogeny.adapter import Bundle
-    from ontogeny.objective import Example, Row
+    from ontogeny.objective import Example
     from ontogeny_plugins.classification import MultipleChoiceMetrics
 
 
@@ -44,18 +44,17 @@ class MultipleChoiceEvaluator(Evaluator):
                 "data.validation.share, or evaluate nothing: 'evaluator=[]'"
             )
             raise DataError(msg)
-        for name, rows in data.rows.items():
-            examples = self._examples(bundle, rows, name, data.options.max_length)
-            if examples:
+        for name in data.rows:
+            if examples := self._examples(bundle, data, name):
                 with torch.no_grad():
                     self._predict(bundle, examples[:1])
 
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Return the metrics over all sources; of each source too, when there are several."""
-        length, parts = data.options.max_length, {}
+        parts = {}
         for name, rows in data.rows.items():
             if rows:
-                parts[name] = self._predict(bundle, self._examples(bundle, rows, name, length))
+                parts[name] = self._predict(bundle, self._examples(bundle, data, name))
         widest = max(found_NC.shape[1] for found_NC, _ in parts.values())
         padded = [F.pad(found, (0, widest - found.shape[1])) for found, _ in parts.values()]
         targets = [target_N for _, target_N in parts.values()]
@@ -66,17 +65,9 @@ class MultipleChoiceEvaluator(Evaluator):
                 metrics |= {f"{metric}/{name}": value for metric, value in own.items()}
         return metrics
 
-    def _examples(
-        self, bundle: Bundle, rows: Sequence[Row], source: str, max_length: int
-    ) -> list[Example]:
-        examples = []
-        for index, row in enumerate(rows):
-            try:
-                examples.append(encode_choices(row, bundle.tokenizer, max_length))
-            except ValueError as error:
-                msg = f"row {index + 1} of the held-out rows of {source}: {error}; mend the row"
-                raise DataError(msg) from error
-        return examples
+    def _examples(self, bundle: Bundle, data: EvaluationData, source: str) -> list[Example]:
+        length = data.options.max_length
+        return data.each(source, lambda row: encode_choices(row, bundle.tokenizer, length))
 
     def _predict(self, bundle: Bundle, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """Return the probabilities of the choices, [N, C], and which are the right ones, [N]."""

@@ -13,7 +13,7 @@ from ontogeny.attention import model_inputs
 from ontogeny.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +31,8 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[
     is how many tokens there are before that.
     """
     done = 0
-    for is_pair, group in groupby(rows, lambda row: "text" not in row):
-        texts = [_texts(row, done + index, is_pair=is_pair) for index, row in enumerate(group)]
+    for _, group in groupby(rows, lambda row: "text" not in row):
+        texts = list(_of_rows(group, done))
         done += len(texts)
         yield from encode_texts(texts, tokenizer)
 
@@ -86,7 +86,20 @@ def text_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
         inputs["input_ids"] = ids.masked_fill(is_padding, config.pad_token_id or 0)
     if getattr(config, "type_vocab_size", 0) < 2:
         inputs.pop("token_type_ids", None)
+    if config.is_encoder_decoder and not hasattr(config, "ontogeny_head"):
+        _require_equal_ends(cast("Tensor", inputs["input_ids"]), cast("int", config.eos_token_id))
     return inputs
+
+
+def _require_equal_ends(ids_BT: Tensor, end: int) -> None:
+    """Raise ConfigError where transformers' classes of encoders with a decoder would fail."""
+    counts = sorted({int(count) for count in (ids_BT == end).sum(-1)})
+    if len(counts) > 1:
+        msg = (
+            f"this family's class reads a text at its end token, of which all texts need equally "
+            f"many, and these have {' or '.join(map(str, counts))}: set head.pooling=mean"
+        )
+        raise ConfigError(msg)
 
 
 def text_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -101,15 +114,25 @@ def text_logits(model: nn.Module, batch: Batch) -> Tensor:
     return cast("Tensor", logits)
 
 
-def _texts(row: Row, index: int, *, is_pair: bool) -> list[str]:
+def texts_of(row: Row) -> list[str]:
+    """Return the text of a row, or question and context; raise ValueError where one is none."""
     texts = []
-    for name in ("question", "context") if is_pair else ("text",):
+    for name in ("text",) if "text" in row else ("question", "context"):
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             what = "empty" if isinstance(value, str) else f"a {type(value).__name__}"
-            raise RowError(index, f"{name} is {what}; expected text")
+            raise ValueError(f"{name} is {what}; expected text")
         texts.append(value)
     return texts
+
+
+def _of_rows(rows: Iterable[Row], first: int) -> Iterator[list[str]]:
+    """Yield the texts of rows of which the first has this index; raise RowError."""
+    for index, row in enumerate(rows, first):
+        try:
+            yield texts_of(row)
+        except ValueError as error:
+            raise RowError(index, str(error)) from error
 
 
 def _trailing(special_T: Sequence[int]) -> int:

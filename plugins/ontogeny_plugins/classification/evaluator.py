@@ -11,7 +11,7 @@ import torch
 from ontogeny.errors import DataError
 from ontogeny.evaluator import EvaluationData, Evaluator, Metrics
 from ontogeny_plugins.classification import measures
-from ontogeny_plugins.classification.encoding import COLUMNS
+from ontogeny_plugins.classification.encoding import COLUMNS, texts_of
 from ontogeny_plugins.classification.predictions import labels_of, predict, probabilities
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ontogeny.adapter import Bundle
-    from ontogeny.objective import Row
     from ontogeny_plugins.classification import ClassificationMetrics
     from ontogeny_plugins.classification.labels import Labels
 
@@ -49,7 +48,9 @@ class ClassificationEvaluator(Evaluator):
         with torch.no_grad():
             predict(bundle, [first], data.options.max_length, 1)
         for name, rows in data.rows.items():
-            _targets(labels, rows, name)
+            if rows:
+                data.each(name, texts_of)
+                _targets(labels, data, name)
 
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Return the metrics over all sources; of each source too, when there are several."""
@@ -57,7 +58,7 @@ class ClassificationEvaluator(Evaluator):
         sources = {name: list(rows) for name, rows in data.rows.items() if rows}
         outputs, targets = {}, {}
         for name, rows in sources.items():
-            targets[name] = _targets(labels, rows, name)
+            targets[name] = _targets(labels, data, name)
             length, size = data.options.max_length, self.config.batch_size
             outputs[name] = predict(bundle, rows, length, size)
         metrics = self._metrics(
@@ -106,15 +107,9 @@ def _predicted(task: str, outputs_NK: Tensor, probabilities_NC: Tensor) -> Tenso
     return probabilities_NC.argmax(-1)
 
 
-def _targets(labels: Labels, rows: Sequence[Row], source: str) -> Tensor:
+def _targets(labels: Labels, data: EvaluationData, source: str) -> Tensor:
     """Return the classes of rows, [N] or [N, C], or the numbers; raise DataError for strangers."""
-    targets = []
-    for index, row in enumerate(rows):
-        try:
-            targets.append(labels.target(row["label"]))
-        except ValueError as error:
-            msg = f"row {index + 1} of the held-out rows of {source}: {error}; mend the row"
-            raise DataError(msg) from error
+    targets = data.each(source, lambda row: labels.target(row["label"]))
     if labels.task == "multi_label":
         classes = np.arange(len(labels.names))
         return torch.from_numpy(np.stack([np.isin(classes, each) for each in targets]).astype(int))

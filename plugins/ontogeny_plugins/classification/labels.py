@@ -100,9 +100,9 @@ def find_labels(values: Iterable[object], options: Classification) -> Labels:
         )
         raise ConfigError(msg)
     names = options.labels or in_order(found)
-    if len(names) < 2 and task != "multi_label":
-        what = f"all rows have the label {names[0]!r}" if names else "no row has a label"
-        raise DataError(f"{what}; a classification needs two classes or more")
+    if len(names) == 1 and task != "multi_label":  # none: `target` says what is wrong, row by row
+        who = "objective.labels names" if options.labels else "all rows have"
+        raise DataError(f"{who} the label {names[0]!r} alone; a classification needs two or more")
     counts = [found[name] or found[str(number)] for number, name in enumerate(names)]
     return Labels(task, names, counts, tally.rows)
 
@@ -189,7 +189,7 @@ def class_weights(labels: Labels, options: Classification) -> list[float] | None
     Balanced as scikit-learn does, rows / (classes * rows of the class). With several labels a
     weight is for rows that have the class; balanced: rows without it / rows with it.
     """
-    if not options.class_weights and not options.balanced:
+    if not labels.names or not (options.class_weights or options.balanced):
         return None
     weights_C = np.ones(len(labels.names))
     if options.balanced:

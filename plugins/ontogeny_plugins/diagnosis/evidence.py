@@ -26,6 +26,7 @@ def evidence_of(
         "texts": {name: _sample(sample) for name, sample in samples.items()},
         "tokens_per_word": {name: each.tokens_per_word for name, each in scores.items()},
         "tokens_per_byte": {name: each.tokens_per_byte for name, each in scores.items()},
+        "unknown_tokens": {name: each.unknown_share for name, each in scores.items()},
         "bits_per_byte": {
             name: asdict(bits_per_byte(each, resamples)) for name, each in scores.items()
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +12,7 @@ import torch
 from ontogeny.adapter import Bundle
 from ontogeny.attention import is_causal
 from ontogeny.decisions import Decisions
-from ontogeny.errors import ConfigError
+from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.folders import write_text
 from ontogeny.models import longest_context
 from ontogeny.precision import autocast
@@ -111,6 +112,7 @@ class Investigation:
             self.context.announce(f"scoring {len(sample.measured)} held-out texts of {sample.path}")
             own = teachers if name == "task" else {name: teachers[name]}
             scores[name] = self._score(bundle, sample, own)
+            require_finite(str(self.config.model.source), sample.path, scores[name])
         return scores
 
     def _teachers(self) -> dict[str, Trigram]:
@@ -171,6 +173,18 @@ def require_causal(source: str, model: PreTrainedModel) -> None:
         f"token; a diagnosis needs a causal language model"
     )
     raise ConfigError(msg)
+
+
+def require_finite(source: str, path: str, scores: Scores) -> None:
+    """Raise CheckpointError for a checkpoint whose predictions are no numbers."""
+    wrong = sum(not math.isfinite(nats) for nats in scores.nats)
+    if wrong:
+        msg = (
+            f"model.source is {source!r}, which predicts NaN or infinity in {wrong} of "
+            f"{len(scores.nats)} texts of {path}: its weights are damaged, or overflow in this "
+            f"precision (precision=32-true)"
+        )
+        raise CheckpointError(msg)
 
 
 def _saving(content: dict[str, object] | None) -> Saving | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ontogeny.intervals import resampled_ratios
-from ontogeny_plugins.diagnosis.token_scores import lines_of, token_log_probs
+from ontogeny_plugins.diagnosis.token_scores import ids_of, lines_of, token_log_probs
 from ontogeny_plugins.diagnosis.trigram import Trigram, mixed
 from ontogeny_plugins.diagnosis.words import words
 
@@ -37,6 +37,7 @@ class Scores:
     tokens: list[float]
     bytes: list[float]
     words: list[float]
+    unknown: list[float]  # of the tokens, those that stand for text the tokenizer cannot write
     # -log p of the checkpoint mixed with a trigram model of a text, by the name of that text
     taught: dict[str, list[float]]
 
@@ -55,6 +56,11 @@ class Scores:
         """Tokens per word, those of spaces and punctuation included."""
         return sum(self.tokens) / max(1.0, sum(self.words))
 
+    @property
+    def unknown_share(self) -> float:
+        """Share of the tokens that hide what the tokenizer cannot write; bits leave it out."""
+        return sum(self.unknown) / max(1.0, sum(self.tokens))
+
     def learnable(self, teacher: str) -> float:
         """Return the share of the checkpoint's bits that counting in a text would save."""
         return 1 - sum(self.taught[teacher]) / sum(self.nats)
@@ -70,12 +76,15 @@ def score(
 ) -> Scores:
     """Score texts with the checkpoint alone, and mixed with each of the teachers."""
     lines = lines_of(texts, bundle.tokenizer)
+    encoded = ids_of(texts, bundle.tokenizer)
+    unknown = bundle.tokenizer.unk_token_id
     scores = token_log_probs(bundle, lines, length=length, batch_size=batch_size)
     return Scores(
         nats=[-float(each.sum()) for each in scores],
-        tokens=[float(len(each)) for each in scores],
+        tokens=[float(len(ids)) for ids in encoded],
         bytes=[float(len(text.encode())) for text in texts],
         words=[float(sum(1 for _ in words(text))) for text in texts],
+        unknown=[float(ids.count(unknown)) for ids in encoded],
         taught={name: _taught(lines, scores, teacher) for name, teacher in teachers.items()},
     )
 

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, Field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ontogeny.api import compose
-from ontogeny.errors import OntogenyError
+from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.options import Data
+from ontogeny.plugins import registry
 from ontogeny_plugins.diagnosis.rule import SPECIALISED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ontogeny.configuration import StageConfig
+    from ontogeny.objective import Objective
     from ontogeny_plugins.diagnosis.rule import Advice
     from ontogeny_plugins.diagnosis.sampling import Sample
     from ontogeny_plugins.diagnosis.saving import Saving
 
 CONTINUED = ("continued_pretraining", "pretraining")
-# Stages for a task, by a column that its rows have; the first that is installed.
+# Stages for a task, by columns that its rows have; of each, the first that is installed.
 TASK_STAGES = (
-    ("label", ("finetuning",)),
-    ("tags", ("finetuning",)),
-    ("chosen", ("preference", "sft")),
-    ("messages", ("sft",)),
-    ("completion", ("sft",)),
-    ("text", CONTINUED),
+    (("tokens", "tags"), ("finetuning_tagging",)),
+    (("question", "context", "answers"), ("finetuning_qa",)),
+    (("question", "choices", "label"), ("finetuning_choice",)),
+    (("text", "label"), ("finetuning",)),
+    (("question", "context", "label"), ("finetuning",)),
+    (("chosen",), ("preference",)),
+    (("completion", "label"), ("preference",)),  # answers that were judged, good and bad
+    (("messages",), ("sft",)),
+    (("prompt", "completion"), ("sft",)),
+    (("text",), CONTINUED),
 )
 UNKNOWN_TASK = ("sft", "finetuning")
 # Data options of a diagnosis that say nothing of how rows are read.
@@ -50,8 +56,12 @@ def next_overrides(
     if task is None:
         advice.notes.append("add data.path=YOUR_TASK to the command: data.task.path was not given")
         return _first_that_composes(UNKNOWN_TASK, config, [], advice.notes)
-    stages = next((names for column, names in TASK_STAGES if column in task.columns), UNKNOWN_TASK)
-    return _first_that_composes(stages, config, [f"data.path={quoted(task.path)}"], advice.notes)
+    body = [f"data.path={quoted(task.path)}"]
+    stages = next((names for columns, names in TASK_STAGES if task.columns >= {*columns}), ())
+    if not stages:
+        listed = ", ".join(sorted(task.columns))
+        advice.notes.append(f"no stage is known for a task whose rows have {listed}")
+    return _first_that_composes(stages, config, body, advice.notes, columns=task.columns)
 
 
 def quoted(value: object) -> str:
@@ -88,15 +98,23 @@ def _adapter(saving: Saving | None, config: StageConfig) -> Iterator[str]:
 
 
 def _first_that_composes(
-    stages: Sequence[str], config: StageConfig, body: Sequence[str], notes: list[str]
+    stages: Sequence[str],
+    config: StageConfig,
+    body: Sequence[str],
+    notes: list[str],
+    *,
+    columns: Collection[str] | None = None,
 ) -> list[str]:
+    """Return the overrides of the first stage that accepts them, and rows with these columns."""
     shared = [*_changed("model", config.model), *_changed("tokenizer", config.tokenizer)]
     shared += _changed("data", config.data)
     refused = []
     for stage in stages:
         overrides = [f"stage={stage}", *shared, *body]
         try:
-            compose(overrides)
+            (composed,) = compose(overrides).stages.values()
+            if columns is not None:
+                _require_columns(stage, composed, columns)
         except OntogenyError as error:
             refused.append(f"not usable here: {error}")
         else:
@@ -104,6 +122,16 @@ def _first_that_composes(
             return overrides
     notes += refused
     return []
+
+
+def _require_columns(stage: str, config: StageConfig, columns: Collection[str]) -> None:
+    """Raise ConfigError where the objective of a stage cannot read rows with these columns."""
+    objective = cast("Objective", registry().build(config.objective))
+    if any(set(each) <= set(columns) for each in objective.columns):
+        return
+    expected = ", or ".join(" + ".join(each) for each in objective.columns)
+    msg = f"stage={stage} reads {expected}; the rows of data.task.path have {', '.join(columns)}"
+    raise ConfigError(msg)
 
 
 def _changed(key: str, options: object) -> Iterator[str]:

@@ -62,6 +62,8 @@ def _rows(findings: Findings, samples: Mapping[str, Sample]) -> Iterator[Row]:
     yield "held-out texts", (f"{len(samples[name].measured):,}" for name in scores), ""
     yield "tokens per word", (f"{each.tokens_per_word:.2f}" for each in scores.values()), ""
     yield "tokens per byte", (f"{each.tokens_per_byte:.3f}" for each in scores.values()), ""
+    if any(each.unknown_share for each in scores.values()):
+        yield "unknown tokens", (percent(each.unknown_share) for each in scores.values()), ""
     bits = (f"{each.bits_per_byte:.3f}" for each in scores.values())
     yield "bits per byte", bits, f"gap {gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
     words = (*findings.shared_words, *(findings.task_words or ())[1:])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STANDARD, SPECIALISED = "standard", "specialised"
 FEW = 10  # texts: with fewer, an interval over them says little
+HIDDEN = 0.01  # share of unknown tokens from which the other numbers say too little
 HARDER = 0.05  # relative gap from which the domain counts as harder or easier than general text
 
 
@@ -185,10 +186,23 @@ def _notes(findings: Findings, options: Diagnosis) -> list[str]:
         )
     if task := findings.scores.get("task"):
         notes.append(_task_note(task.learnable("domain"), task.learnable("general")))
+    notes += [
+        _hidden_note(name, scores.unknown_share)
+        for name, scores in findings.scores.items()
+        if scores.unknown_share >= HIDDEN
+    ]
     few = [name for name, scores in findings.scores.items() if len(scores.nats) < FEW]
     if few:
         notes.append(f"fewer than {FEW} held-out texts of {', '.join(few)}: give more text")
     return notes
+
+
+def _hidden_note(name: str, share: float) -> str:
+    return (
+        f"{percent(share)} of the tokens of {name} text are unknown to the tokenizer: what they "
+        f"hide is in no number here, and training cannot bring it back; take a checkpoint whose "
+        f"tokenizer can write this text"
+    )
 
 
 def _task_note(by_domain: float, by_general: float) -> str:

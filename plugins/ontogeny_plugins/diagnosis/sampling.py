@@ -20,7 +20,8 @@ TEXT = (("text",),)
 # What rows of a task may look like; the first alternative that a row has is its text.
 TASK = (
     *(("text",), ("messages",), ("prompt", "completion"), ("prompt", "chosen")),
-    *(("chosen",), ("prompt",), ("tokens",)),
+    *(("chosen",), ("completion",), ("prompt",), ("tokens",)),
+    *(("context", "question", "choices"), ("question", "choices"), ("context", "question")),
 )
 ENOUGH = 30  # held-out texts, for which a larger share than data.validation.share is held out
 LARGEST_SHARE = 0.5
@@ -62,7 +63,7 @@ def draw_sample(
     rows = sum(1 for _ in reader.records(lambda where, _: rejected.append(where)))
     if rejected:
         announce(f"{path}: {len(rejected)} bad rows left out, first {rejected[0]}")
-    share = min(LARGEST_SHARE, max(data.validation.share, ENOUGH / rows))
+    share = min(LARGEST_SHARE, max(data.validation.share, ENOUGH / max(1, rows)))
     measured, counted = _Lowest(documents), _Lowest(size)
     columns: frozenset[str] = frozenset()
     for record in reader.records(lambda *_: None):

@@ -81,7 +81,7 @@ def measure_saving(
     left, low, high = ratio_interval(after_N, before_N, resamples)
     elsewhere = [_lengths(general.measured, each).sum() for each in (tokenizer, extended)]
     tokens = len(extended) - len(tokenizer)
-    parameters, dearer = cost(bundle.model, tokens)
+    parameters, dearer = cost(bundle.model, len(extended))
     return Saving(
         adapter=name,
         tokens=tokens,
@@ -94,10 +94,11 @@ def measure_saving(
 
 
 def cost(model: PreTrainedModel, tokens: int) -> tuple[int, float]:
-    """Return the parameters that new tokens add, and the relative rise of work for a token.
+    """Return the parameters that so many tokens in all add, and the relative rise of work for one.
 
-    Every parameter is one multiplication for each token, but for an input embedding of its own,
-    in which a token only looks up its row.
+    Rows that the model has to spare, as padding, are used first and cost nothing more. Every
+    parameter is one multiplication for each token, but for an input embedding of its own, in which
+    a token only looks up its row.
     """
     embedding = model.get_input_embeddings()
     rows, width = (int(size) for size in _weight(embedding).shape)
@@ -105,7 +106,8 @@ def cost(model: PreTrainedModel, tokens: int) -> tuple[int, float]:
     tied = output is None or _weight(output) is _weight(embedding)
     total = sum(parameter.numel() for parameter in model.parameters())
     multiplied = total if tied else total - rows * width
-    return tokens * width * (1 if tied else 2), tokens * width / multiplied
+    added = max(0, tokens - rows) * width
+    return added * (1 if tied else 2), added / multiplied
 
 
 def _weight(layer: nn.Module) -> nn.Parameter:

@@ -9,6 +9,8 @@ import numpy as np
 
 from ontogeny.attention import model_inputs
 from ontogeny.data.collation import collate_tokens
+from ontogeny.objective import IGNORED
+from ontogeny.scoring import windows_of
 from ontogeny.vocabulary_loss import label_log_probs
 
 if TYPE_CHECKING:
@@ -26,8 +28,13 @@ def lines_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[L
     """Return the ids of each text behind the tokenizer's bos (else eos) token, if it has one."""
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     first = [] if start is None else [int(cast("int", start))]
+    return [[*first, *ids] for ids in ids_of(texts, tokenizer)]
+
+
+def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Line]:
+    """Return the ids of each text alone."""
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [[*first, *ids] for ids in cast("list[Line]", encoded)]
+    return cast("list[Line]", encoded)
 
 
 def token_log_probs(
@@ -35,7 +42,7 @@ def token_log_probs(
 ) -> list[np.ndarray]:
     """Return log p of every token of a line after its first, [T - 1] float64 each.
 
-    Lines are cut into windows of `length` tokens that do not overlap, as in `score_texts`.
+    Lines are cut into windows of `length` tokens as in `score_texts`.
     """
     windows = sorted(_windows(lines, length), key=lambda window: -len(window[2]["labels"]))
     scores = [np.zeros(max(0, len(line) - 1)) for line in lines]
@@ -45,7 +52,7 @@ def token_log_probs(
         batch = collate_tokens([example for _, _, example in group])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         scores_N = label_log_probs(bundle.model, model_inputs(bundle.model, batch), batch["labels"])
-        sizes = [len(example["labels"]) for _, _, example in group]
+        sizes = [int((example["labels"] != IGNORED).sum()) for _, _, example in group]
         parts = scores_N.double().cpu().split(sizes)
         for (line, begin, _), part in zip(group, parts, strict=True):
             scores[line][begin : begin + len(part)] = part.numpy()
@@ -55,6 +62,5 @@ def token_log_probs(
 def _windows(lines: Sequence[Line], length: int) -> Iterator[tuple[int, int, Example]]:
     """Yield (line, position, window) with aligned labels; every token is a label once."""
     for number, line in enumerate(lines):
-        for begin in range(0, len(line) - 1, length):
-            piece = np.array(line[begin : begin + length + 1], dtype=np.int32)
-            yield number, begin, {"input_ids": piece[:-1], "labels": piece[1:]}
+        for begin, window in windows_of(np.array(line, dtype=np.int32), length):
+            yield number, begin, window

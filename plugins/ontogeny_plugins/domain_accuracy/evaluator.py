@@ -13,8 +13,8 @@ from ontogeny.choices import Question, answer, answer_index, choice_texts, pairs
 from ontogeny.continuation_scores import require_choices, require_fit, score_continuations
 from ontogeny.errors import DataError
 from ontogeny.evaluated_rows import EvaluatedRows, rows_to_evaluate
-from ontogeny.evaluator import EvaluationData, Evaluator, Metric, Metrics
-from ontogeny.intervals import share_metric
+from ontogeny.evaluator import EvaluationData, Evaluator, Metrics, saying_where
+from ontogeny.intervals import exact, share_metric
 from ontogeny_plugins.domain_accuracy import KEY
 from ontogeny_plugins.domain_accuracy.questions import QuestionMaker
 
@@ -62,7 +62,7 @@ class DomainAccuracyEvaluator(Evaluator):
             return {
                 **answered.metrics(indices_N),
                 "cloze_accuracy": share_metric(written_N[indices_N]),
-                "questions": Metric(float(len(indices_N)), "questions"),
+                "questions": exact(float(len(indices_N)), "questions"),
             }
 
         return asked.rows.metrics(measure)
@@ -79,7 +79,8 @@ class DomainAccuracyEvaluator(Evaluator):
         chosen = rows_to_evaluate(data, path, COLUMNS, limit, KEY)
         asked = Asked(EvaluatedRows([], []), [], [])
         for place, (row, source) in enumerate(zip(chosen.rows, chosen.sources, strict=True)):
-            made = _question(row, place, maker)
+            with saying_where(row):
+                made = _question(row, place, maker)
             if made is not None:
                 asked.rows.rows.append(row)
                 asked.rows.sources.append(source)

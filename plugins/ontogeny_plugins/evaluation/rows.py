@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ontogeny.data.pipeline import SourceReader, sources_of
 from ontogeny.data.rows import BadRow, validated
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import PlacedRow
 from ontogeny.options import column_names
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ class AllRows:
             rejected.append({"where": where, "reason": reason})
 
         reader = SourceReader(name, path, self.data, ())
-        rows = []
+        rows: list[Row] = []
         for record in islice(reader.records(reject), self.data.validation.limit):
             if (reason := self._unfit(record.row)) is None:
-                rows.append(record.row)
+                rows.append(PlacedRow(record.row, record.where))
             else:
                 reject(record.where, reason)
         self._report(name, path, len(rows), rejected)

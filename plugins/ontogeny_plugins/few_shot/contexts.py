@@ -11,6 +11,7 @@ import numpy as np
 
 from ontogeny.choices import answer_index, choice_texts
 from ontogeny.errors import DataError
+from ontogeny.evaluator import saying_where
 from ontogeny.seeding import derive
 from ontogeny_plugins.few_shot import KEY
 
@@ -34,6 +35,11 @@ def item_of(row: Row) -> Item:
 
     Raises DataError where what stands there is not of the right kind.
     """
+    with saying_where(row):
+        return _item(row)
+
+
+def _item(row: Row) -> Item:
     question = row.get("question", row.get("prompt"))
     answer = row.get("answer", row.get("completion"))
     if not isinstance(question, str):
@@ -48,13 +54,16 @@ def item_of(row: Row) -> Item:
     return Item(question, str(answer).strip(), (), 0)
 
 
-def contexts_of(items: Sequence[Item], pool: Sequence[Item], options: FewShot) -> list[str]:
-    """Return for each item k demonstrations out of the pool, then its own question.
+def contexts_of(
+    items: Sequence[Item], pools: Sequence[Sequence[Item]], options: FewShot
+) -> list[str]:
+    """Return for each item k demonstrations out of its pool, then its own question.
 
     What is drawn depends on the seed and on the place of the item. The item itself is never drawn,
     though it be in the pool. Raises DataError for a pool that is too small.
     """
-    return [_context(item, place, pool, options) for place, item in enumerate(items)]
+    pairs = zip(items, pools, strict=True)
+    return [_context(item, place, pool, options) for place, (item, pool) in enumerate(pairs)]
 
 
 def _context(item: Item, place: int, pool: Sequence[Item], options: FewShot) -> str:

@@ -78,15 +78,22 @@ class FewShotEvaluator(Evaluator):
         if len({bool(item.choices) for item in items}) > 1:
             msg = f"{KEY}: some rows have choices and some have none; evaluate them apart"
             raise DataError(msg)
-        return items, contexts_of(items, self._pool(data), self.config)
+        return items, contexts_of(items, self._pools(rows.sources, data), self.config)
 
-    def _pool(self, data: EvaluationData) -> list[Item]:
-        """Return what demonstrations are drawn from: more than `limit` leaves of the questions."""
+    def _pools(self, sources: Sequence[str], data: EvaluationData) -> list[list[Item]]:
+        """Return what the demonstrations of each question are drawn from.
+
+        That is the file that is named for them, else the question's own source: all of it, of
+        which `limit` leaves some out as questions. Another source may well be another task.
+        """
         if self.config.demonstrations is not None:
             found = data.read(self.config.demonstrations, COLUMNS)
-            return [item_of(row) for row in found]
+            return [[item_of(row) for row in found]] * len(sources)
         everything = rows_to_evaluate(data, self.config.path, COLUMNS, None, KEY)
-        return [item_of(row) for row in everything.rows]
+        pools: dict[str, list[Item]] = {name: [] for name in sources}
+        for row, source in zip(everything.rows, everything.sources, strict=True):
+            pools[source].append(item_of(row))
+        return [pools[source] for source in sources]
 
     def _with_choices(self, items: Sequence[Item], contexts: Sequence[str]) -> list[Question]:
         before = self.config.before_answer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ontogeny.adapter import Adapter, Bundle
 from ontogeny.errors import ConfigError
-from ontogeny.models import trained_share
+from ontogeny.models import plain_weights, trained_share
 from ontogeny.preflight import Proof
 from ontogeny.quantization import is_quantised
 from ontogeny_plugins.freeze.blocks import find_blocks
@@ -45,6 +45,11 @@ class BlockExpansionAdapter(Adapter):
         model = bundle.model
         if is_quantised(model):
             raise ConfigError("adapter=[block_expansion] cannot copy weights in few bits")
+        if plain_weights(model) != {*model.state_dict()}:
+            raise ConfigError(
+                "adapter=[block_expansion] cannot copy blocks that another adapter has changed: "
+                "name block_expansion before it"
+            )
         name, blocks = find_blocks(model)
         if self.every > len(blocks):
             raise ConfigError(
@@ -110,10 +115,11 @@ class BlockExpansionAdapter(Adapter):
                 handle.remove()
 
     def proofs(self, bundle: Bundle, batch: Batch) -> Iterable[Proof]:
-        """Say how much is trained; that the function is kept was checked when they were put in."""
+        """Look whether new blocks are trained; that the function is kept was checked before."""
         del batch
         evidence = f"{trained_share(bundle.model)}, in {len(self.new)} new blocks"
-        yield Proof("adapter.block_expansion trains new blocks", True, evidence)
+        holds = all(any(each.requires_grad for each in new.parameters()) for new in self.new)
+        yield Proof("adapter.block_expansion trains new blocks", holds, evidence)
 
 
 def _silence(block: nn.Module) -> None:
@@ -156,9 +162,7 @@ def _require_same(model: PreTrainedModel, before: Tensor) -> None:
             f"states even if their last layers return zero (as where a norm follows the sum), or "
             f"those layers are not known; logits move by {float((before - after).abs().max()):.1e}"
         )
-    with torch.device("meta"):
-        again = type(model)(copy.deepcopy(model.config))
-    if {*again.state_dict()} != {*model.state_dict()}:
+    if plain_weights(model) != {*model.state_dict()}:
         raise ConfigError(
             f"adapter=[block_expansion] does not fit {type(model).__name__}: its config cannot "
             f"describe {len(find_blocks(model)[1])} blocks, so nobody could open the checkpoint"

@@ -72,9 +72,10 @@ class FreezeAdapter(Adapter):
         return bundle
 
     def proofs(self, bundle: Bundle, batch: Batch) -> Iterable[Proof]:
-        """Say how much is trained."""
+        """Look whether what was frozen still is, and say how much is trained."""
         del batch
-        return [Proof("adapter.freeze trains a part", True, trained_share(bundle.model))]
+        holds = not any(each.requires_grad for each in self._frozen)
+        return [Proof("adapter.freeze trains a part", holds, trained_share(bundle.model))]
 
 
 def matching(option: str, model: PreTrainedModel, patterns: Sequence[str]) -> set[str]:
@@ -120,6 +121,7 @@ class FullAdapter(Adapter):
         return bundle
 
     def proofs(self, bundle: Bundle, batch: Batch) -> Iterable[Proof]:
-        """Say how much is trained."""
+        """Look whether all weights are trained."""
         del batch
-        return [Proof("adapter.full trains all weights", True, trained_share(bundle.model))]
+        holds = all(each.requires_grad for each in bundle.model.parameters())
+        return [Proof("adapter.full trains all weights", holds, trained_share(bundle.model))]

@@ -66,9 +66,22 @@ class Attached(Base):
         """Replace the embeddings of the backbone."""
         cast("PreTrainedModel", self.base_model).set_input_embeddings(value)
 
+    def freeze_unread(self) -> None:
+        """Leave a decoder beside the encoder as it is: only the states of the encoder are read."""
+        if self.config.is_encoder_decoder:
+            self.base_model.requires_grad_(requires_grad=False)
+            self.reader().requires_grad_(requires_grad=True)
+
+    def reader(self) -> nn.Module:
+        """Return what reads texts: the backbone, or its encoder where it has a decoder, too."""
+        body = cast("PreTrainedModel", self.base_model)
+        if self.config.is_encoder_decoder:
+            return cast("nn.Module", body.get_encoder())
+        return cast("nn.Module", body)
+
     def hidden(self, mask_BT: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
         """Return the last hidden states, [B, T, D]."""
-        found = self.base_model(attention_mask=mask_BT, **inputs)
+        found = self.reader()(attention_mask=mask_BT, **inputs)
         return self.dropout(found.last_hidden_state)  # type: ignore[no-any-return]
 
     def pooled(self, mask_BT: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:

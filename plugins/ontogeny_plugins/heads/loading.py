@@ -28,6 +28,8 @@ Facts = Mapping[str, object]
 Settings = Mapping[str, object]  # of one of our heads
 ORDINAL = "ordinal_labels"  # key of config.json: the classes in their order
 LEFT_PADDED = ("xlnet",)  # its class reads the last position of the row, whatever stands there
+# Their class for choices does so, too, unless the config says otherwise.
+SUMMARISED = ("convbert", "roformer")
 # Facts that stay in config.json as they are: whether a question may have no answer, and what stands
 # between the words of a tagged text.
 KEPT = ("unanswerable", "word_separator")
@@ -83,15 +85,11 @@ class TaskClasses:
 
     def _class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         """Tell the config what there is to know of the task, and return the class for it."""
-        if config.is_encoder_decoder:
-            msg = (
-                f"a {config.model_type} model has an encoder and a decoder; "
-                f"head={self.attached.name} needs a model of one of them"
-            )
-            raise ConfigError(msg)
         tell_labels(config, self.facts)
         text = config.get_text_config()
-        if text.pad_token_id is None:  # by it some of transformers' classes find the last token
+        if (
+            getattr(text, "pad_token_id", None) is None
+        ):  # by it some of transformers' classes find the last token
             text.pad_token_id = _padding(self.tokenizer)
         own = self.classes(type(config))
         settings = self.decide(config, own)
@@ -125,8 +123,12 @@ def load_with_head(
     """Return the model of `model.source`, or random weights of `model.config`."""
     auto = cast("type", classes)  # it has the two class methods that are called
     if model.source is not None:
-        return load_pretrained(auto, model, {})
-    return random_weights(auto, architecture(model, tokenizer, {}))
+        loaded = load_pretrained(auto, model, {})
+    else:
+        loaded = random_weights(auto, architecture(model, tokenizer, {}))
+    if isinstance(loaded, Attached):
+        loaded.freeze_unread()
+    return loaded
 
 
 def own_settings(config: PreTrainedConfig, name: str) -> Settings | None:
@@ -145,15 +147,24 @@ def plain_settings(config: PreTrainedConfig, own: type | None, *, name: str) -> 
 
 
 def pooling_settings(
-    config: PreTrainedConfig, own: type | None, *, name: str, asked: str
+    config: PreTrainedConfig,
+    own: type | None,
+    *,
+    name: str,
+    asked: str,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Settings | None:
     """Return how our head pools, or none where the family's own class pools as asked.
 
     transformers' classes read the last token of decoders and the first of encoders; some encoders
-    can do more, by `classifier_pooling` of their config.
+    can do more, by `classifier_pooling` of their config. Of an encoder with a decoder they read
+    the decoder's state at the end token; ours reads the encoder's states.
     """
     if asked == "auto" and (settings := own_settings(config, name)) is not None:
         return settings
+    if config.is_encoder_decoder:
+        is_natural = asked == "auto" and own is not None and _ends_texts(tokenizer, config)
+        return None if is_natural else {"pooling": "mean" if asked == "auto" else asked}
     natural = "last" if is_decoder(config) else "cls"
     turned = getattr(config, "is_decoder", False)  # an encoder as decoder: the class reads no last
     if own is None or config.model_type in LEFT_PADDED or turned:
@@ -161,11 +172,25 @@ def pooling_settings(
     if asked in {"cls", "mean"} and hasattr(config, "classifier_pooling"):
         config.classifier_pooling = asked
         return None
+    if config.model_type in SUMMARISED and asked in {"auto", "cls"}:
+        cast("Any", config).summary_type = "first"
     return None if asked in {"auto", natural} else {"pooling": asked}
+
+
+def _ends_texts(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> bool:
+    """Say whether texts end with the token that the family's class looks for, and padding is other.
+
+    Those classes need equally many of them in all texts of a batch.
+    """
+    end = tokenizer.eos_token_id
+    last = cast("list[int]", tokenizer("a")["input_ids"])[-1]
+    return end is not None and bool(last == end != config.get_text_config().pad_token_id)
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:
     """Say whether a token of this family sees only what stands before it."""
+    if config.is_encoder_decoder:
+        return False  # what is read are the states of the encoder
     family = type(config)
     is_masked = family in MODEL_FOR_MASKED_LM_MAPPING
     return bool(getattr(config, "is_decoder", False)) or (

@@ -38,7 +38,12 @@ class MultipleChoiceHead(Head):
     def load(self, model: Model, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Return the model in float32 and train mode."""
         attached = AttachedMultipleChoice
-        decide = partial(pooling_settings, name=attached.name, asked=self.config.pooling)
+        decide = partial(
+            pooling_settings,
+            name=attached.name,
+            asked=self.config.pooling,
+            tokenizer=tokenizer,
+        )
         classes = TaskClasses(
             classes_of(MODEL_FOR_MULTIPLE_CHOICE_MAPPING), attached, decide, tokenizer, self.facts
         )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ontogeny.adapter import Bundle
-    from ontogeny.objective import Row
     from ontogeny_plugins.heads import RetrievalMetrics
 
 
@@ -40,14 +39,14 @@ class RetrievalEvaluator(Evaluator):
                 "data.validation.share, or evaluate nothing: 'evaluator=[]'"
             )
             raise DataError(msg)
-        for name, rows in data.rows.items():
-            if pairs := _pairs(rows, name):
+        for name in data.rows:
+            if pairs := data.each(name, pair_of):
                 with torch.no_grad():
                     self._embed(bundle, pairs[0], data.options.max_length)
 
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Return the metrics over all sources, whose texts make one pool."""
-        pairs = [pair for name, rows in data.rows.items() for pair in _pairs(rows, name)]
+        pairs = [pair for name in data.rows for pair in data.each(name, pair_of)]
         prompts_ND, texts_ND = (
             self._embed(bundle, [pair[side] for pair in pairs], data.options.max_length)
             for side in (0, 1)
@@ -91,14 +90,3 @@ class RetrievalEvaluator(Evaluator):
             level = ((cosines == own_B1) & is_other).sum(-1)
             ranks.append(1 + above + level / 2)
         return torch.cat(ranks).double().numpy()
-
-
-def _pairs(rows: Sequence[Row], source: str) -> list[list[str]]:
-    pairs = []
-    for index, row in enumerate(rows):
-        try:
-            pairs.append(pair_of(row))
-        except ValueError as error:
-            msg = f"row {index + 1} of the held-out rows of {source}: {error}; mend the row"
-            raise DataError(msg) from error
-    return pairs

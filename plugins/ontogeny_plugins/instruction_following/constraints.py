@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast, get_type_hints
 
 from ontogeny.errors import ConfigError, DataError
+from ontogeny.evaluator import saying_where
 from ontogeny.spelling import suggestion
 from ontogeny_plugins.instruction_following import KEY, checks
 
@@ -75,6 +76,11 @@ def constraints_of(row: Row) -> list[Constraint]:
     They stand in `instructions` as a list of {id, kwargs}, or as in IFEval's file in
     `instruction_id_list` and `kwargs`.
     """
+    with saying_where(row):
+        return _constraints(row)
+
+
+def _constraints(row: Row) -> list[Constraint]:
     where = f"{KEY}: the prompt {str(row['prompt'])[:60]!r}"
     found = [_constraint(kind, given, where) for kind, given in _given(row, where)]
     if not found:
@@ -127,6 +133,8 @@ def _constraint(kind: object, given: object, where: str) -> Constraint:
     }
     for name, hint in expected.items():
         value = arguments.get(name)
+        if hint is int and isinstance(value, float) and value.is_integer():
+            arguments[name] = value = int(value)  # a table holds whole numbers as 3.0
         if not _fits(name, value, hint):
             msg = f"{where}: {kind} has {name} {value!r}; expected {_wanted(name, hint)}"
             raise DataError(msg)
@@ -140,9 +148,8 @@ def _constraint(kind: object, given: object, where: str) -> Constraint:
 def _fits(name: str, value: object, hint: object) -> bool:
     if "relation" in name:
         return value in checks.RELATIONS
-    if hint is int:  # a table may hold whole numbers as 3.0
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and value == int(cast("float", value))
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
     if hint is str:
         return isinstance(value, str) and bool(value)
     return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -22,7 +22,7 @@ class LMEval:
     batch_size: int = 8  # rows in a forward pass
     chat_template: bool = False  # whether prompts go through the tokenizer's chat template
     seed: int = 0  # of the demonstrations
-    resamples: int = 100  # of the bootstrap, for metrics without a formula for their error
+    resamples: int = 1000  # of the bootstrap, for metrics without a formula for their error
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import numpy as np
 import torch
 
 from ontogeny.errors import ConfigError
 from ontogeny.evaluator import EvaluationData, Evaluator, Metric, Metrics
 from ontogeny.generation import require_generation
-from ontogeny.intervals import Z
+from ontogeny.intervals import Z, ratio_interval
 from ontogeny.spelling import suggestion
 from ontogeny_plugins.lm_eval import KEY
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     from ontogeny.adapter import Bundle
     from ontogeny_plugins.lm_eval import LMEval
+    from ontogeny_plugins.lm_eval.harness import HarnessModel
 
 UNITS = {"bits_per_byte": "bits/byte"}  # all others are pure numbers
+# Of nats for each word or byte; the harness has no standard error of these.
+OF_TEXT: Mapping[str, Callable[[float], float]] = {
+    "bits_per_byte": lambda nats: nats / math.log(2),
+    "byte_perplexity": math.exp,
+    "word_perplexity": math.exp,
+}
+Sample = Mapping[str, object]  # what a task says of a row: its metrics, and the filter they are of
 
 
 class LMEvalEvaluator(Evaluator):
@@ -73,18 +83,22 @@ class LMEvalEvaluator(Evaluator):
                 batch_size=options.batch_size,
                 bootstrap_iters=options.resamples,
                 apply_chat_template=options.chat_template,
-                log_samples=False,
+                log_samples=True,
                 random_seed=options.seed,
                 numpy_random_seed=options.seed,
                 torch_random_seed=options.seed,
                 fewshot_random_seed=options.seed,
             )
         results = cast("Mapping[str, Mapping[str, object]]", found["results"])
-        return {
-            name: metric
-            for task, values in results.items()
-            for name, metric in _metrics(task, values)
-        }
+        samples = cast("Mapping[str, Sequence[Sample]]", found["samples"])
+        rises = cast("Mapping[str, Mapping[str, bool]]", found["higher_is_better"])
+        metrics: Metrics = {}
+        for task, values in results.items():
+            for name, metric in _metrics(values, samples.get(task, ()), options.resamples):
+                higher = rises.get(task, {}).get(name.partition("/")[0])
+                less = None if higher is None else not higher
+                metrics[f"{task}/{name}"] = replace(metric, less_is_better=less)
+        return metrics
 
     def _manager(self) -> TaskManager:
         """Return the tasks that there are: those of the package only where they are asked for.
@@ -115,13 +129,13 @@ def _task_manager(path: str | None, *, include_defaults: bool) -> TaskManager:
     return TaskManager(include_path=path, include_defaults=include_defaults)
 
 
-def _harness_model(bundle: Bundle, options: LMEval) -> HFLM:
+def _harness_model(bundle: Bundle, options: LMEval) -> HarnessModel:
     """Wrap the model; logits become float32 before their softmax, as everywhere here."""
-    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415  optional
+    from ontogeny_plugins.lm_eval.harness import HarnessModel  # noqa: PLC0415  optional
 
     device = bundle.model.device.type
     mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return HFLM(
+    return HarnessModel(
         pretrained=bundle.model,
         tokenizer=copy.deepcopy(bundle.tokenizer),  # it may be given a padding token
         batch_size=options.batch_size,
@@ -131,8 +145,13 @@ def _harness_model(bundle: Bundle, options: LMEval) -> HFLM:
     )
 
 
-def _metrics(task: str, values: Mapping[str, object]) -> Iterator[tuple[str, Metric]]:
-    """Yield what the harness measured, with 95 % intervals of its standard errors."""
+def _metrics(
+    values: Mapping[str, object], samples: Sequence[Sample], resamples: int
+) -> Iterator[tuple[str, Metric]]:
+    """Yield what the harness measured of a task, with 95 % intervals.
+
+    They are those of its standard errors; of texts, the bootstrap's over rows.
+    """
     for key, value in values.items():
         name, comma, chosen = key.partition(",")
         if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
@@ -140,9 +159,19 @@ def _metrics(task: str, values: Mapping[str, object]) -> Iterator[tuple[str, Met
         error = values.get(f"{name}_stderr,{chosen}")
         half = Z * float(error) if isinstance(error, int | float) else None
         low, high = (None, None) if half is None else (value - half, value + half)
+        of_rows = [each[name] for each in samples if each["filter"] == chosen and name in each]
+        if half is None and name in OF_TEXT and of_rows:
+            low, high = _text_interval(name, of_rows, resamples)
         unit = UNITS.get(name, "1")
         filtered = "" if chosen == "none" else f"/{chosen}"
-        yield f"{task}/{name}{filtered}", Metric(float(value), unit, low, high)
+        yield f"{name}{filtered}", Metric(float(value), unit, low, high)
+
+
+def _text_interval(name: str, rows: Sequence[object], resamples: int) -> tuple[float, float]:
+    """Return the interval of a metric whose rows are log-likelihoods with words or bytes."""
+    sums_N2 = np.array(rows, float)
+    _, low, high = ratio_interval(-sums_N2[:, 0], sums_N2[:, 1], resamples)
+    return OF_TEXT[name](low), OF_TEXT[name](high)
 
 
 @contextmanager

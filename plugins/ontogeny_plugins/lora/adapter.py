@@ -11,21 +11,27 @@ from transformers.pytorch_utils import Conv1D
 from ontogeny.adapter import Adapter, Bundle, ParameterGroup
 from ontogeny.checkpoint import is_adapter_folder
 from ontogeny.errors import ConfigError
-from ontogeny.models import trained_share
+from ontogeny.models import plain_weights, trained_share
 from ontogeny.preflight import Proof
 from ontogeny.quantization import is_quantised
-from ontogeny_plugins.lora.folder import AdapterFolderHead, fingerprints
+from ontogeny_plugins.lora.folder import (
+    AdapterFolderHead,
+    fingerprints,
+    has_shape_of_its_base,
+)
 from ontogeny_plugins.lora.injection import (
     Injection,
+    frozen_weights,
     inject,
     injection_of,
     is_injected,
     merge,
     quiet,
 )
-from ontogeny_plugins.lora.methods import has_field
+from ontogeny_plugins.lora.methods import has_field, require_known
 from ontogeny_plugins.lora.proofs import merge_error, start_proof
 from ontogeny_plugins.lora.targets import (
+    ALL_LINEAR,
     Choice,
     Layer,
     choose_layers,
@@ -80,14 +86,23 @@ class PeftAdapter(Adapter):
         model = bundle.model
         self._check_settling(model)
         self._trainable = {name: each.requires_grad for name, each in model.named_parameters()}
+        self.frozen = frozen_weights(model)
         self.beside = trained_beside(model, self.key, self.choice.train_also)
-        self.put_in(model, self._choose(model))
+        added = self._added(model)
+        targets = self._choose(model, added)
+        chosen = {layer.name for layer in self.layers}
+        self.beside |= {name for name in added if name.rpartition(".")[0] not in chosen}
+        self.put_in(model, targets)
         return bundle
 
     def put_in(self, model: PreTrainedModel, targets: list[str] | None) -> None:
         """Inject what the options say into a model without this adapter."""
-        self.name = inject(model, self.key, self.configuration(model, targets))
+        config = self.configuration(model, targets)
+        if targets is None:
+            require_known(self.key, model, config)
+        self.name = inject(model, self.key, config, self.frozen)
         own = outside_adapters(model)
+        self._require_free(injection_of(model))
         for name in self.beside:
             own[name].requires_grad_(True)
         self._try_to_merge(model)
@@ -107,13 +122,32 @@ class PeftAdapter(Adapter):
             reason = " ".join(str(error).split())
             raise ConfigError(f"{self.key}: PEFT refuses: {reason}") from error
 
-    def _choose(self, model: PreTrainedModel) -> list[str] | None:
+    def _choose(self, model: PreTrainedModel, added: set[str]) -> list[str] | None:
+        """Return which layers are meant; of those that were added, only what is named."""
         if not self.choice.target_modules:
             self._require_no_choice()
             return None
-        self.layers = choose_layers(model, self.key, self.choice, self.beside)
+        whole = self.beside | (added if self.choice.target_modules == [ALL_LINEAR] else set())
+        self.layers = choose_layers(model, self.key, self.choice, whole, self.frozen)
         self.check_layers(self.layers)
         return short_names(model, self.layers)
+
+    def _added(self, model: PreTrainedModel) -> set[str]:
+        """Return what another adapter has added to the model, to be trained: it stays so."""
+        plain = plain_weights(model)
+        own = outside_adapters(model).items()
+        return {name for name, each in own if each.requires_grad and name not in plain}
+
+    def _require_free(self, injection: Injection) -> None:
+        """Refuse PEFT's own choice of layers where another adapter has frozen one of them."""
+        layers = injection.tuner.targeted_module_names
+        fixed = [name for name in layers if f"{name}.weight" in self.frozen]
+        if fixed:
+            msg = (
+                f"{self.key} would change {fixed[0]}, which another adapter has frozen: name the "
+                f"layers, with {self.key}.target_modules"
+            )
+            raise ConfigError(msg)
 
     def _require_no_choice(self) -> None:
         for name in ("exclude_modules", "layers"):
@@ -136,6 +170,8 @@ class PeftAdapter(Adapter):
             why = f"model.source is {source!r}, an adapter itself: merge that one first"
         elif is_injected(model):
             why = "the model has another adapter: one folder holds one"
+        elif not has_shape_of_its_base(model):
+            why = "another adapter has given the model another shape than its base has"
         if why is not None:
             raise ConfigError(f"{self.key}.merge is false, which keeps an adapter beside: {why}")
 
@@ -145,7 +181,8 @@ class PeftAdapter(Adapter):
         if not self.merge or is_quantised(model):
             return
         try:
-            self.merge_error = merge_error(model, self.name)
+            acting = injection_of(model).tuner.active_adapters
+            self.merge_error = merge_error(model, self.name, acting)
         except (ValueError, NotImplementedError, RuntimeError) as error:
             msg = (
                 f"{self.key} cannot be merged into {type(model).__name__}: "

@@ -16,6 +16,7 @@ from ontogeny.attention import model_inputs
 from ontogeny.errors import ConfigError
 from ontogeny.objective import IGNORED
 from ontogeny.vocabulary_loss import vocabulary_loss
+from ontogeny_plugins.lora.forward import computed
 from ontogeny_plugins.lora.injection import quiet
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _Runs:
                 f"batches: raise init_batches, or lower options.eva_config.tau"
             )
         self.left -= 1
-        return handle(**model_inputs(handle.get_base_model(), batch))
+        return computed(handle.get_base_model(), batch)
 
 
 def _counted(batch: Batch) -> Tensor:
@@ -117,7 +118,7 @@ def corda(key: str, model: PreTrainedModel, config: Any, batches: Sequence[Batch
         for batch in batches:
             for row in range(len(batch["input_ids"])):  # PEFT takes one at a time
                 alone = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-                model(**model_inputs(model, alone))
+                computed(model, alone)
 
     training = model.training
     model.eval()

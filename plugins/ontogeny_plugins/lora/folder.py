@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ontogeny.adapter_folder import MODEL_CONFIG, PREFIX, WEIGHTS
+from ontogeny.adapter_folder import MODEL_CONFIG, PREFIX, SIZES, WEIGHTS
 from ontogeny.head import Head
 from ontogeny.models import new_weights
 from ontogeny_plugins.lora.injection import adapter_weights, injection_of
 from ontogeny_plugins.lora.targets import is_adapted, outside_adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from peft import PeftConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.options import Model
 
@@ -105,19 +105,35 @@ def _beside(model: PreTrainedModel, base: Fingerprints) -> tuple[dict[str, Tenso
     ends = _ends(model)
     kept: dict[str, Tensor] = {}
     whole = set()
-    for name in own:
-        if now.get(name) == base.get(name) and name not in lost:
-            continue
-        holder = name.rpartition(".")[0]
+    changed = [name for name in own if now.get(name) != base.get(name) or name in lost]
+    heads = _heads(model, changed, ends)
+    for name in changed:
+        top = name.partition(".")[0]
+        holder = top if top in heads else name.rpartition(".")[0]
         module = modules[holder]
         if is_adapted(module):
             kept[paths[own[name]]] = own[name].detach()
-        elif module in ends.values() or list(module.children()):
+        elif module in ends.values() or (holder not in heads and list(module.children())):
             kept[name] = own[name].detach()
         else:
             whole.add(holder)
             kept |= {f"{holder}.{key}": each for key, each in module.state_dict().items()}
     return kept | _tied(ends, kept), whole
+
+
+def _heads(
+    model: PreTrainedModel, changed: Collection[str], ends: Mapping[str, nn.Module]
+) -> set[str]:
+    """Return the parts beside the body all of whose weights have changed.
+
+    PEFT's own models for classification look for the head as one module, however it is built.
+    """
+    found = set()
+    for name, module in model.named_children():
+        weights = {f"{name}.{key}" for key, _ in module.named_parameters()}
+        if weights and weights <= {*changed} and {*ends.values()}.isdisjoint(module.modules()):
+            found.add(name)
+    return found - {model.base_model_prefix}
 
 
 def _ends(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -128,9 +144,19 @@ def _ends(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def _resized(model: PreTrainedModel) -> set[str]:
     """Return the names of embeddings that have other rows than those of the base."""
-    base = AutoConfig.from_pretrained(str(model.name_or_path))
+    base = _base_config(model)
     same = base.get_text_config().vocab_size == model.config.get_text_config().vocab_size
     return set() if same else {f"{name}.weight" for name in _ends(model)}
+
+
+def _base_config(model: PreTrainedModel) -> PreTrainedConfig:
+    return cast("PreTrainedConfig", AutoConfig.from_pretrained(str(model.name_or_path)))
+
+
+def has_shape_of_its_base(model: PreTrainedModel) -> bool:
+    """Say whether a model has the width and the blocks of the checkpoint that it came from."""
+    base = _base_config(model)
+    return all(getattr(base, name, None) == getattr(model.config, name, None) for name in SIZES)
 
 
 def _tied(ends: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

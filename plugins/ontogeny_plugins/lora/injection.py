@@ -15,7 +15,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.quantization import dequantise, is_quantised, release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
@@ -55,6 +55,7 @@ class Injection:
     """All adapters of one model, by name, and PEFT's handle of them."""
 
     handle: PeftModel
+    frozen: frozenset[str]  # weights that were so before the first adapter was put in
     settled: set[str] = field(default_factory=set)  # those that wait to be merged with the others
 
     @property
@@ -102,15 +103,31 @@ def is_injected(model: nn.Module) -> bool:
     return _PLACE in vars(model)
 
 
-def inject(model: PreTrainedModel, key: str, config: PeftConfig) -> str:
+def frozen_weights(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of the weights that others have frozen: no adapter may change them.
+
+    Weights in few bits are frozen by what they are, and adapters are there to change them.
+    """
+    if is_injected(model):
+        return injection_of(model).frozen
+    if is_quantised(model):
+        return frozenset()
+    return frozenset(name for name, each in model.named_parameters() if not each.requires_grad)
+
+
+def inject(
+    model: PreTrainedModel, key: str, config: PeftConfig, frozen: Collection[str] = ()
+) -> str:
     """Put an adapter into a model, beside those that it has, and let all act; return its name.
 
-    `key` is the adapter's, for messages. Raises ConfigError where PEFT refuses.
+    `key` is the adapter's, for messages; `frozen` are the weights that others have frozen. Raises
+    ConfigError where PEFT refuses.
     """
     try:
         with quiet():
             if not is_injected(model):
-                vars(model)[_PLACE] = Injection(peft.get_peft_model(cast("Any", model), config))
+                handle = peft.get_peft_model(cast("Any", model), config)
+                vars(model)[_PLACE] = Injection(handle, frozenset(frozen))
                 return FIRST
             return _add(injection_of(model), config)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:

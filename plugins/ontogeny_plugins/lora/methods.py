@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as OF_IA3
+
 from ontogeny.errors import ConfigError
 from ontogeny.spelling import suggestion
+from ontogeny_plugins.lora.targets import is_linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 # Whether a new adapter leaves the outputs alone: bit for bit, up to rounding, or not at all.
 Start = Literal["exact", "close", "moved"]
@@ -90,6 +98,19 @@ def require_method(name: str) -> Method:
         )
         raise ConfigError(msg)
     return METHODS[name]
+
+
+def require_known(key: str, model: PreTrainedModel, config: PeftConfig) -> None:
+    """Raise ConfigError for a family of which PEFT's own choice of layers knows nothing."""
+    family = model.config.model_type
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+    if family not in getattr(tuner, "target_module_mapping", OF_IA3):  # its tuner names none
+        ends = {name.rpartition(".")[2] for name, each in model.named_modules() if is_linear(each)}
+        msg = (
+            f"{key}.target_modules is [], PEFT's own choice, and PEFT has none for {family} "
+            f"models: name layers of {type(model).__name__}, such as {', '.join(sorted(ends))}"
+        )
+        raise ConfigError(msg)
 
 
 # Fields of every configuration of PEFT that are not the user's to set.

@@ -10,11 +10,12 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ontogeny.attention import model_inputs
 from ontogeny.preflight import Proof
+from ontogeny_plugins.lora.forward import computed, token_batches
 from ontogeny_plugins.lora.targets import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel
@@ -32,26 +33,31 @@ def start_proof(
     name: str,
     promise: float | None,
 ) -> Proof:
-    """Compare the logits with the adapter switched off: promised is a relative difference."""
-    if "input_ids" not in batch:
+    """Compare what the model computes with the adapter switched off.
+
+    Promised is a difference relative to the largest number.
+    """
+    parts = list(token_batches(batch))
+    if not parts:
         return Proof(name, None, "the batch holds no input_ids")
-    inputs = model_inputs(model, batch)
     with torch.no_grad():
-        acting = model(**inputs).logits.float()
+        acting = [each for part in parts for each in computed(model, part)]
         with silent:
-            base = model(**inputs).logits.float()
-    moved = float((acting - base).abs().max() / base.abs().max())
-    evidence = f"logits move by {moved:.1e}, relative"
+            base = [each for part in parts for each in computed(model, part)]
+    pairs = zip(acting, base, strict=True)
+    moved = max(_relative(left.float(), right.float()) for left, right in pairs)
+    evidence = f"outputs move by {moved:.1e}, relative"
     return Proof(name, None if promise is None else moved <= promise, evidence)
 
 
-def merge_error(model: nn.Module, adapter: str) -> float | None:
+def merge_error(model: nn.Module, adapter: str, acting: Sequence[str]) -> float | None:
     """Return how far merging moves the output of one layer of each kind, relative.
 
-    Copies are merged, with weights that were moved as training would. None if no layer is of a
-    kind that can be fed. Raises what PEFT raises for what it cannot merge.
+    The layers are those of `adapter`; all that act on them are merged, in copies, with weights that
+    were moved as training would. None if no layer is of a kind that can be fed. Raises what PEFT
+    raises for what it cannot merge.
     """
-    errors = [_layer_error(layer, adapter) for layer in _one_of_each_kind(model, adapter)]
+    errors = [_layer_error(layer, acting) for layer in _one_of_each_kind(model, adapter)]
     known = [error for error in errors if error is not None]
     return max(known, default=None)
 
@@ -65,7 +71,7 @@ def _one_of_each_kind(model: nn.Module, adapter: str) -> list[Any]:
     return list(kinds.values())
 
 
-def _layer_error(layer: Any, adapter: str) -> float | None:
+def _layer_error(layer: Any, acting: Sequence[str]) -> float | None:
     tried = copy.deepcopy(layer).eval()
     device = next(tried.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -77,11 +83,15 @@ def _layer_error(layer: Any, adapter: str) -> float | None:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(MOVED * noise.to(parameter))
         before = None if fed is None else tried(fed.to(device))
-        tried.merge(safe_merge=True, adapter_names=[adapter])
+        tried.merge(safe_merge=True, adapter_names=list(acting))
         after = None if fed is None else tried(fed.to(device))
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return None
-    return float((before - after).abs().max() / before.abs().max().clamp(min=1e-12))
+    return _relative(after, before)
+
+
+def _relative(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max() / right.abs().max().clamp(min=1e-12))
 
 
 def _input(base: nn.Module, generator: torch.Generator) -> Tensor | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
+STATE_SPACE = "A_log"  # the weights by which a mixer of Mamba's kin is known
 
 
 class Choice(Protocol):
@@ -41,7 +42,7 @@ class Layer:
     @property
     def is_linear(self) -> bool:
         """Whether it multiplies by a matrix."""
-        return isinstance(self.module, nn.Linear | Conv1D)
+        return is_linear(self.module)
 
     @property
     def width(self) -> int | None:
@@ -51,6 +52,11 @@ class Layer:
         weight = getattr(self.module, "weight", None)
         is_matrix = isinstance(self.module, Conv1D | nn.Embedding) and weight is not None
         return min(cast("nn.Parameter", weight).shape) if is_matrix else None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Say whether a module multiplies by a matrix."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def layers_of(model: nn.Module) -> Iterator[Layer]:
@@ -95,11 +101,16 @@ def _in_task_head(model: PreTrainedModel, name: str) -> bool:
 
 
 def choose_layers(
-    model: PreTrainedModel, key: str, choice: Choice, beside: Collection[str]
+    model: PreTrainedModel,
+    key: str,
+    choice: Choice,
+    beside: Collection[str],
+    frozen: Collection[str] = (),
 ) -> list[Layer]:
-    """Return the layers to adapt; `beside` names weights that are trained whole.
+    """Return the layers to adapt, without those whose weights `frozen` names.
 
-    Raises ConfigError, with the names that exist, where a name matches nothing.
+    `beside` names weights that are trained whole. Raises ConfigError, with the names that exist,
+    where a name matches nothing.
     """
     layers = list(layers_of(model))
     chosen = _wanted(model, key, choice.target_modules, layers)
@@ -117,6 +128,14 @@ def choose_layers(
         if layer.name not in blocked and not any(name_matches(p, layer.name) for p in left_out)
     ]
     chosen = _in_blocks(model, key, choice.layers, chosen)
+    free = [layer for layer in chosen if f"{layer.name}.weight" not in frozen]
+    if chosen and not free:
+        msg = (
+            f"{key}: another adapter has frozen every layer of {choice.target_modules}, such as "
+            f"{chosen[0].name}: freeze less, or name others"
+        )
+        raise ConfigError(msg)
+    chosen = free
     if not chosen:
         msg = f"{key}: no layer is left of {choice.target_modules} after {key}.exclude_modules"
         raise ConfigError(msg)
@@ -129,7 +148,9 @@ def _wanted(
 ) -> list[Layer]:
     if list(patterns) == [ALL_LINEAR]:
         output = model.get_output_embeddings()
-        return [each for each in layers if each.is_linear and each.module is not _bare(output)]
+        linear = [each for each in layers if each.is_linear and each.module is not _bare(output)]
+        passed_by = _passed_by(model)
+        return [each for each in linear if each.name not in passed_by]
     chosen: list[Layer] = []
     for pattern in patterns:
         matched = [layer for layer in layers if name_matches(pattern, layer.name)]
@@ -138,6 +159,17 @@ def _wanted(
             _refuse_pattern(f"{key}.target_modules", pattern, names, model)
         chosen += [layer for layer in matched if layer not in chosen]
     return chosen
+
+
+def _passed_by(model: nn.Module) -> set[str]:
+    """Return the layers whose weights a state-space mixer reads itself: no adapter would act."""
+    mixers = [(name, each) for name, each in model.named_modules() if hasattr(each, STATE_SPACE)]
+    return {
+        f"{name}.{part}"
+        for name, mixer in mixers
+        for part, _ in mixer.named_children()
+        if not part.startswith("in_proj")
+    }
 
 
 def _bare(module: nn.Module | None) -> nn.Module | None:

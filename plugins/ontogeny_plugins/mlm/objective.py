@@ -10,7 +10,7 @@ import torch
 
 from ontogeny.attention import is_causal, model_inputs
 from ontogeny.data.collation import collate_tokens
-from ontogeny.data.documents import frame_of, ids_and_units
+from ontogeny.data.documents import frame_of, ids_and_units, special_ids
 from ontogeny.errors import ConfigError
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.preflight import Proof, both_sides_proof, vocabulary_proof
@@ -56,7 +56,7 @@ class MaskedLM(Objective):
         """Return [CLS] text [SEP], with `units` as masking.py has them, and the vocabulary."""
         texts = [cast("str", row["text"]) for row in rows]
         vocabulary = {name: np.array(value) for name, value in _vocabulary(tokenizer).items()}
-        frame, special = frame_of(tokenizer), tokenizer.all_special_ids
+        frame, special = frame_of(tokenizer), special_ids(tokenizer)
         words = self.config.masking != "token"
         for ids_T, units_T in ids_and_units(texts, tokenizer, words=words):
             units_T[np.isin(ids_T, special)] = 0
@@ -103,7 +103,8 @@ class MaskedLM(Objective):
         if room < 1:
             msg = (
                 f"objective.piece_length is {self.config.piece_length}; expected more than the "
-                f"{len(frame)} special tokens around a piece"
+                f"{len(frame)} special tokens around a piece (the stages pretraining_mlm and "
+                f"continued_pretraining_mlm take data.max_length where it is not set)"
             )
             raise ConfigError(msg)
         yield from (slice(start, start + room) for start in range(0, length, room))
@@ -118,7 +119,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
             "tokenizer.source and model.source, where one is trained with it"
         )
         raise ConfigError(msg)
-    borders = np.array(sorted({-1, *tokenizer.all_special_ids, len(tokenizer)}))
+    borders = np.array(sorted({-1, *special_ids(tokenizer), len(tokenizer)}))
     widest = int(np.diff(borders).argmax())
     first, end = int(borders[widest]) + 1, int(borders[widest + 1])
     return dict(zip(VOCABULARY, (tokenizer.mask_token_id, first, end), strict=True))

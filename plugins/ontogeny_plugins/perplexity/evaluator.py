@@ -27,13 +27,22 @@ class PerplexityEvaluator(Evaluator):
         self.config = config
 
     def check(self, bundle: Bundle, data: EvaluationData) -> None:
-        """Raise DataError without rows, ConfigError for windows longer than the model's context."""
+        """Raise DataError without rows, ConfigError for an unfit model and windows too long."""
         if not any(data.rows.values()):
             msg = (
                 "no held-out rows to evaluate on: set data.validation.path or "
                 "data.validation.share, or evaluate nothing: 'evaluator=[]'"
             )
             raise DataError(msg)
+        model = bundle.model
+        if not model.can_generate() or model.config.is_encoder_decoder:
+            msg = (
+                f"evaluator=[perplexity] is for models that predict the next token, and a "
+                f"{type(model).__name__} is none; choose another evaluator, for a masked language "
+                f"model 'evaluator=[pseudo_perplexity]', for an encoder with a decoder "
+                f"'evaluator=[generation]'"
+            )
+            raise ConfigError(msg)
         length, longest = self.config.max_length, longest_context(bundle.model)
         if length is not None and longest is not None and length > longest:
             msg = (

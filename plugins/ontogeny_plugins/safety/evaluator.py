@@ -10,7 +10,7 @@ import numpy as np
 
 from ontogeny.errors import DataError
 from ontogeny.evaluated_rows import drawn, shipped_rows
-from ontogeny.evaluator import EvaluationData, Evaluator, Metrics
+from ontogeny.evaluator import EvaluationData, Evaluator, Metrics, saying_where
 from ontogeny.generation import Decoding, require_generation, require_room, write
 from ontogeny.intervals import share_metric
 from ontogeny.prompts import prompts_of
@@ -62,7 +62,8 @@ class SafetyEvaluator(Evaluator):
         every = shipped_rows(path, COLUMNS) if path == SHIPPED else data.read(path, COLUMNS)
         kinds: dict[bool, list[Row]] = {True: [], False: []}
         for row in every:
-            kinds[_is_harmful(row)].append(row)
+            with saying_where(row):
+                kinds[_is_harmful(row)].append(row)
         if not all(kinds.values()):
             kind = "harmful" if kinds[True] else "harmless"
             msg = f"{KEY}: all {len(every)} prompts are {kind}; expected some of both kinds"

@@ -10,12 +10,18 @@ import numpy as np
 import torch
 
 from ontogeny.data.collation import collate_tokens
-from ontogeny.errors import DataError
+from ontogeny.errors import DataError, RowError
 from ontogeny.evaluator import EvaluationData, Evaluator, Metrics
 from ontogeny.intervals import mean_metric
 from ontogeny_plugins.span_qa.answers import answers_of, exact_match, word_f1
 from ontogeny_plugins.span_qa.objective import null_places, without_padding
-from ontogeny_plugins.span_qa.windows import Window, end_logits, null_at_the_end, windows_of
+from ontogeny_plugins.span_qa.windows import (
+    Window,
+    end_logits,
+    null_at_the_end,
+    require_room,
+    windows_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,8 +60,9 @@ class SpanQAEvaluator(Evaluator):
             )
             raise DataError(msg)
         for name, rows in data.rows.items():
-            _true_answers(rows, name)
             if rows:
+                _true_answers(data, name)
+                self._require_room(bundle, data, name)
                 with torch.no_grad():
                     self.answers(bundle, rows[:1], data.options.max_length)
 
@@ -64,7 +71,7 @@ class SpanQAEvaluator(Evaluator):
         scores = {}
         for name, rows in data.rows.items():
             if rows:
-                true = _true_answers(rows, name)
+                true = _true_answers(data, name)
                 said = self.answers(bundle, rows, data.options.max_length)
                 pairs = list(zip(said, true, strict=True))
                 scores[name] = [
@@ -76,6 +83,14 @@ class SpanQAEvaluator(Evaluator):
                 named = self._metrics(own)
                 metrics |= {f"{metric}/{name}": value for metric, value in named.items()}
         return metrics
+
+    def _require_room(self, bundle: Bundle, data: EvaluationData, source: str) -> None:
+        length, stride = data.options.max_length, self.config.stride
+        try:
+            require_room(data.rows[source], bundle.tokenizer, length, stride)
+        except RowError as error:
+            msg = f"{data.place(source, error.index)}: {error.reason}; mend the row"
+            raise DataError(msg) from error
 
     def answers(self, bundle: Bundle, rows: Sequence[Row], max_length: int) -> list[str]:
         """Return what the model answers to each question; nothing where it finds no answer."""
@@ -152,13 +167,6 @@ class SpanQAEvaluator(Evaluator):
         }
 
 
-def _true_answers(rows: Sequence[Row], source: str) -> list[list[str]]:
+def _true_answers(data: EvaluationData, source: str) -> list[list[str]]:
     """Return the texts of each row's answers; raise DataError for what does not fit."""
-    found = []
-    for index, row in enumerate(rows):
-        try:
-            found.append([answer.text for answer in answers_of(row)])
-        except ValueError as error:
-            msg = f"row {index + 1} of the held-out rows of {source}: {error}; mend the row"
-            raise DataError(msg) from error
-    return found
+    return data.each(source, lambda row: [answer.text for answer in answers_of(row)])

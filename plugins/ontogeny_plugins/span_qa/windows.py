@@ -58,10 +58,9 @@ def windows_of(
             f"the text; span_qa needs one with a tokenizer.json"
         )
         raise ConfigError(msg)
-    questions = [_question(row, tokenizer) for row in rows]
-    _require_room(questions, tokenizer, max_length, stride)
+    require_room(rows, tokenizer, max_length, stride)
     encoded = tokenizer(
-        questions,
+        [_question(row, tokenizer) for row in rows],
         [str(row["context"]) for row in rows],
         truncation="only_second",
         max_length=max_length,
@@ -117,10 +116,15 @@ def _question(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(row["question"]).strip() + ("\n" if alone == pair else "")
 
 
-def _require_room(
-    questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
+def require_room(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> None:
-    encoded = tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]
+    """Raise RowError for the first question that leaves no room for its context.
+
+    Raises ConfigError for a stride that leaves none to any.
+    """
+    questions = [_question(row, tokenizer) for row in rows]
+    encoded = tokenizer(questions, add_special_tokens=False, verbose=False)["input_ids"]
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if max_length - special <= stride:
         msg = (

@@ -48,8 +48,8 @@ class TaggingEvaluator(Evaluator):
         tags = _tags_of(bundle)
         with torch.no_grad():
             self._token_tags(bundle, [np.zeros(1, np.int32)], 1)
-        for name, rows in data.rows.items():
-            _true_tags(tags, rows, name)
+        for name in data.rows:
+            _true_tags(tags, data, name)
 
     def evaluate(self, bundle: Bundle, data: EvaluationData) -> Metrics:
         """Return the metrics over all sources; of each source too, when there are several."""
@@ -57,7 +57,7 @@ class TaggingEvaluator(Evaluator):
         sources = {name: rows for name, rows in data.rows.items() if rows}
         pairs = {}
         for name, rows in sources.items():
-            true = _true_tags(tags, rows, name)
+            true = _true_tags(tags, data, name)
             said = self._predict(bundle, tags, rows, data.options.max_length)
             pairs[name] = list(zip(true, said, strict=True))
         metrics = self._metrics(tags, [pair for each in pairs.values() for pair in each])
@@ -168,14 +168,10 @@ def _tags_of(bundle: Bundle) -> Tags:
     return Tags([str(names[number]) for number in sorted(names)])
 
 
-def _true_tags(tags: Tags, rows: Sequence[Row], source: str) -> list[list[str]]:
+def _true_tags(tags: Tags, data: EvaluationData, source: str) -> list[list[str]]:
     """Return the names of the tags of each row; raise DataError for what does not fit."""
-    found = []
-    for index, row in enumerate(rows):
-        try:
-            _, given = words_and_tags(row)
-            found.append([tags.names[tags.id_of(tag)] for tag in given])
-        except ValueError as error:
-            msg = f"row {index + 1} of the held-out rows of {source}: {error}; mend the row"
-            raise DataError(msg) from error
-    return found
+
+    def names_of(row: Row) -> list[str]:
+        return [tags.names[tags.id_of(tag)] for tag in words_and_tags(row)[1]]
+
+    return data.each(source, names_of)

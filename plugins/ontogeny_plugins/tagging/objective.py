@@ -42,13 +42,12 @@ class WordTagging(Objective):
         """Find the tags in the rows that are trained on."""
         counts = _count(corpus)
         self.tags = Tags(self.config.tags or in_order(counts))
-        if len(self.tags.names) < 2:
-            what = (
-                f"all words have the tag {self.tags.names[0]!r}" if counts else "no word has a tag"
-            )
-            raise DataError(f"{what}; tagging needs two tags or more")
+        names = self.tags.names
+        if len(names) == 1:  # none: `prepare` says what is wrong, row by row
+            who = "objective.tags names" if self.config.tags else "all words have"
+            raise DataError(f"{who} the tag {names[0]!r} alone; tagging needs two or more")
         unknown = [name for name in self.config.class_weights if name not in self.tags.ids]
-        if unknown:
+        if names and unknown:
             listed = ", ".join(self.tags.names)
             raise ConfigError(f"objective.class_weights.{unknown[0]} names no tag; known: {listed}")
         listed = ", ".join(f"{name} {counts[name]}" for name in in_order(counts)[:12])

@@ -10,10 +10,11 @@ from ontogeny.adapter import Adapter, Bundle, ParameterGroup
 from ontogeny.errors import ConfigError
 from ontogeny_plugins.vocabulary.embeddings import grow, vocabulary_parameters
 from ontogeny_plugins.vocabulary.expansion import expand
+from ontogeny_plugins.vocabulary.fertility import fertility
 from ontogeny_plugins.vocabulary.initialisation.methods import METHODS, NEED_VECTORS
 from ontogeny_plugins.vocabulary.initialisation.mixture import Known
 from ontogeny_plugins.vocabulary.proofs import bound_proof, ids_proof, text_proof
-from ontogeny_plugins.vocabulary.report import described, measured
+from ontogeny_plugins.vocabulary.report import described, measured, metrics
 from ontogeny_plugins.vocabulary.rules import backend_of, rules_of
 from ontogeny_plugins.vocabulary.static_vectors import VERSION, StaticVectors, static_vectors
 from ontogeny_plugins.vocabulary.texts import domain_sources, held_out_texts, training_texts
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.data.corpus import Corpus
+    from ontogeny.evaluator import Metrics
     from ontogeny.objective import Batch
     from ontogeny.preflight import Proof
     from ontogeny_plugins.vocabulary import Vocabulary
@@ -49,6 +51,7 @@ class VocabularyAdapter(Adapter):
         self._expansion: Expansion
         self._vectors: StaticVectors | None = None
         self._texts: list[str] = []
+        self._metrics: Metrics = {}
         self._is_frozen = False  # the model, by another adapter
 
     def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -64,19 +67,19 @@ class VocabularyAdapter(Adapter):
         self._texts = held_out[:PROVEN] or list(islice(self._training_texts(corpus), PROVEN))
         for line in described(self._expansion, self._after):
             corpus.announce(line)
-        corpus.announce(measured(self._before, self._after, held_out))
+        old, new = (fertility(each, held_out) for each in (self._before, self._after))
+        corpus.announce(measured(old, new))
+        self._metrics = metrics(self._expansion, old, new)
         return self._after
 
     def apply(self, bundle: Bundle) -> Bundle:
         """Add rows for the new tokens, made in the same way for input and output."""
-        config = bundle.model.config.get_text_config()
         known = Known(
             expansion=self._expansion,
             vocabulary=self._before.get_vocab(),
             prefix=rules_of(self._before)["model"].get("continuing_subword_prefix") or "",
             vectors=self._vectors,
             options=self.config,
-            initializer_range=float(getattr(config, "initializer_range", 0.02)),
         )
         grow(bundle.model, self._expansion, METHODS[self.config.init](known))
         return Bundle(bundle.model, self._after, bundle.head)
@@ -115,6 +118,10 @@ class VocabularyAdapter(Adapter):
         yield ids_proof(self._before, self._after)
         yield text_proof(self._before, self._after, self._texts)
         yield bound_proof(bundle.model, self._expansion, batch, self.config.init)
+
+    def metrics(self) -> Metrics:
+        """Return how many tokens are new and, on held-out text, tokens per word and per byte."""
+        return self._metrics
 
     def _training_texts(self, corpus: Corpus) -> Iterator[str]:
         sources = domain_sources(corpus, self.config.source)

@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from ontogeny_plugins.vocabulary.linked_text import LinkedText
-from ontogeny_plugins.vocabulary.rules import byte_tokens
+from ontogeny_plugins.vocabulary.rules import byte_tokens, characters
 from ontogeny_plugins.vocabulary.token_model import NewToken, TokenModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ontogeny_plugins.vocabulary.linked_text import Pair
     from ontogeny_plugins.vocabulary.rules import Rules
@@ -44,7 +44,7 @@ class BytePairs(TokenModel):
         """
         tokens = [
             self._character(token) if isinstance(token, str) else token
-            for token in _characters(self.cut(spelling), self._bytes)
+            for token in characters(self.cut(spelling), self._bytes)
         ]
         if any(token in self.apart for token in tokens):
             return None
@@ -135,7 +135,7 @@ class _StandIns:
         """Return a unit with stand-ins for its characters."""
         if not self._bytes or self._bytes.keys().isdisjoint(unit):
             return unit
-        tokens = _characters(unit, self._bytes)
+        tokens = characters(unit, self._bytes)
         return tuple(self._number(each) if isinstance(each, str) else each for each in tokens)
 
     def _number(self, character: str) -> int:
@@ -143,21 +143,3 @@ class _StandIns:
             number = STAND_INS - len(self._numbers)
             self._numbers[character], self.characters[number] = number, character
         return self._numbers[character]
-
-
-def _characters(tokens: Sequence[int], byte_tokens: Mapping[int, int]) -> list[int | str]:
-    """Return the tokens with characters where several bytes spell one."""
-    written: list[int | str] = []
-    pending = b""
-    for token in tokens:
-        value = byte_tokens.get(token)
-        if value is None or value < 0x80:  # ASCII is one byte: there is nothing to save
-            written.append(token)
-            continue
-        pending += bytes([value])
-        try:
-            written.append(pending.decode())
-            pending = b""
-        except UnicodeDecodeError:
-            continue
-    return written

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ontogeny_plugins.vocabulary.rules import Rules
     from ontogeny_plugins.vocabulary.token_model import TokenModel
 
-VERSION = 1  # of the way in which tokens are chosen
+VERSION = 2  # of the way in which tokens are chosen
 DEFAULT_SIZE = 1000
 MODELS: dict[str, type[TokenModel]] = {
     "BPE": BytePairs,

@@ -11,6 +11,7 @@ import torch
 from ontogeny.attention import model_inputs
 from ontogeny.output_layer import label_states
 from ontogeny.preflight import TOLERANCE, Proof
+from ontogeny_plugins.vocabulary.rules import rules_of, unknown_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +38,13 @@ def text_proof(
 
     But for what the old one did not know at all.
     """
-    pairs = [(_there_and_back(before, text), _there_and_back(after, text)) for text in texts]
-    exact = sum(after == text for (_, after), text in zip(pairs, texts, strict=True))
-    unknown = before.unk_token or "\n"
-    broken = sum(old != new and unknown not in old for old, new in pairs)
+    unknown = unknown_token(rules_of(before))
+    exact = broken = 0
+    for text in texts:
+        old, new = _ids(before, text), _ids(after, text)
+        back = _text(after, new)
+        exact += back == text
+        broken += back != _text(before, old) and unknown not in old
     evidence = f"{exact} of {len(texts)} texts come back exactly, {broken} otherwise than before"
     return Proof("text comes back as before", not broken, evidence)
 
@@ -78,6 +82,9 @@ def divergences(model: PreTrainedModel, expansion: Expansion, batch: Batch) -> T
     return cast("Tensor", total_N - logits_NV.logsumexp(-1))
 
 
-def _there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ontogeny_plugins.vocabulary.fertility import fertility
+from ontogeny.evaluator import Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.evaluator import Metrics
     from ontogeny_plugins.vocabulary.expansion import Expansion
+    from ontogeny_plugins.vocabulary.fertility import Fertility
 
 SHOWN = 8  # new tokens
 
@@ -36,15 +38,22 @@ def described(expansion: Expansion, after: PreTrainedTokenizerBase) -> Iterator[
     )
 
 
-def measured(
-    before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> str:
-    """Return a line about texts that nobody trains on."""
-    if not any(text.split() for text in texts):
+def measured(old: Fertility, new: Fertility) -> str:
+    """Return a line about texts that nobody trains on, before and after."""
+    if not old.words:
         return "vocabulary: no text is held out to measure on"
-    old, new = fertility(before, texts), fertility(after, texts)
     return (
         f"vocabulary: on held-out text ({old.bytes / 1e6:.2f} MB) "
         f"{old.tokens_per_word:.3f} → {new.tokens_per_word:.3f} tokens per word, "
         f"{old.tokens_per_byte:.4f} → {new.tokens_per_byte:.4f} tokens per byte"
     )
+
+
+def metrics(expansion: Expansion, old: Fertility, new: Fertility) -> Metrics:
+    """Return the number of new tokens, and what was measured on texts nobody trains on."""
+    found = {"new_tokens": Metric(len(expansion), "tokens")}
+    if old.words:
+        for when, each in (("before", old), ("after", new)):
+            found[f"tokens_per_word_{when}"] = Metric(each.tokens_per_word, "tokens/word")
+            found[f"tokens_per_byte_{when}"] = Metric(each.tokens_per_byte, "tokens/byte")
+    return found

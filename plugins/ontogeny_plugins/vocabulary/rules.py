@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from transformers import PreTrainedTokenizerBase
 
 Rules = dict[str, Any]  # what `Tokenizer.to_str` writes
@@ -77,12 +79,36 @@ def byte_tokens(rules: Rules) -> dict[int, int]:
     return {number: int(match[1], 16) for number, match in matched if match}
 
 
+def characters(tokens: Sequence[int], byte_tokens: Mapping[int, int]) -> list[int | str]:
+    """Return the tokens, with characters where several bytes spell one."""
+    written: list[int | str] = []
+    pending = b""
+    for token in tokens:
+        value = byte_tokens.get(token)
+        if value is None or value < 0x80:  # ASCII is one byte: there is nothing to save
+            written.append(token)
+            continue
+        pending += bytes([value])
+        try:
+            written.append(pending.decode())
+            pending = b""
+        except UnicodeDecodeError:
+            continue
+    return written
+
+
 def tokens_apart(rules: Rules) -> set[int]:
     """Return the tokens that stand for no text of their own: added ones, bytes, the unknown."""
-    model = rules["model"]
-    unknown = model.get("unk_id", vocabulary_of(rules).get(model.get("unk_token")))
+    unknown = unknown_token(rules)
     apart = {token["id"] for token in rules["added_tokens"]} | byte_tokens(rules).keys()
     return apart if unknown is None else apart | {unknown}
+
+
+def unknown_token(rules: Rules) -> int | None:
+    """Return the token that stands for whatever the model has none for, where there is one."""
+    model = rules["model"]
+    unknown: int | None = model.get("unk_id", vocabulary_of(rules).get(model.get("unk_token")))
+    return unknown
 
 
 def vocabulary_of(rules: Rules) -> dict[str, int]:

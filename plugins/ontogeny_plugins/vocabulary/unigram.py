@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 from ontogeny_plugins.vocabulary.lazy_greedy import choose
+from ontogeny_plugins.vocabulary.rules import byte_tokens, characters
 from ontogeny_plugins.vocabulary.token_model import NewToken, TokenModel
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Unigrams(TokenModel):
         self._vocabulary = cast("list[tuple[str, float]]", rules["model"]["vocab"])
         self._unknown = cast("int | None", rules["model"]["unk_id"])
         self._unknown_score = min(score for _, score in self._vocabulary) - UNKNOWN
+        self._bytes = byte_tokens(rules)
 
     def add(self, spelling: str) -> int | None:
         """Add a piece that is likelier than what its spelling is cut into."""
@@ -49,7 +51,7 @@ class Unigrams(TokenModel):
     def pick(self, units: Units, size: int, min_saved: int) -> int:
         """Add what saves most tokens beside those that are there; again and again."""
         spellings = [token for token, _ in self._vocabulary]
-        words = _Words(units.counts, spellings, self.apart, min_saved)
+        words = _Words(units.counts, _Reader(spellings, self.apart, self._bytes), min_saved)
 
         def take(candidate: str) -> None:
             words.take(candidate)
@@ -59,8 +61,11 @@ class Unigrams(TokenModel):
 
     def _add(self, spelling: str, tokens: Sequence[int], strange: int = 0) -> int:
         """Add a piece that stands for tokens, old and new, and for unknown characters."""
-        score = sum(self._vocabulary[token][1] for token in tokens) + strange * self._unknown_score
         bonus = LITTLE * (len(tokens) + strange - 1) + NOTHING_SAVED
+        parts = characters(tokens, self._bytes)
+        pieces = [part for part in parts if isinstance(part, int) and part not in self._bytes]
+        strange += len(parts) - len(pieces)  # spelled in bytes: unknown to the model all the same
+        score = sum(self._vocabulary[token][1] for token in pieces) + strange * self._unknown_score
         self._vocabulary.append((spelling, score + bonus))
         return self.note(NewToken(spelling, self.old_pieces(tokens)))
 
@@ -68,12 +73,9 @@ class Unigrams(TokenModel):
 class _Words:
     """Units of text, each cut into the fewest tokens that the chosen runs of pieces allow."""
 
-    def __init__(
-        self, units: Mapping[Unit, int], spellings: Sequence[str], apart: Container[int], least: int
-    ) -> None:
+    def __init__(self, units: Mapping[Unit, int], reader: _Reader, least: int) -> None:
         self._units, self._counts = list(units), list(units.values())
-        self._spellings, self._known = spellings, set(spellings)
-        self._apart = apart
+        self._reader = reader
         alone: defaultdict[str, int] = defaultdict(int)
         for word, begin, end, run in self._all_runs():
             alone[run] += self._counts[word] * (end - begin - 1)
@@ -115,14 +117,45 @@ class _Words:
     def _all_runs(self) -> Iterator[tuple[int, int, int, str]]:
         """Yield (unit, begin, end, spelling) of all runs of pieces that could be a token."""
         for word, unit in enumerate(self._units):
-            for begin in range(len(unit)):
-                run = ""
-                for end in range(begin, min(len(unit), begin + LONGEST_RUN)):
-                    if unit[end] in self._apart:
-                        break
-                    run += self._spellings[unit[end]]
-                    if end > begin and run not in self._known:
-                        yield word, begin, end + 1, run
+            for (begin, end), run in self._reader.runs(unit):
+                yield word, begin, end, run
+
+
+class _Reader:
+    """Spells the pieces of units: tokens, and the characters that several bytes stand for."""
+
+    def __init__(
+        self, spellings: Sequence[str], apart: Container[int], byte_tokens: Mapping[int, int]
+    ) -> None:
+        self._spellings, self._known = spellings, set(spellings)
+        self._apart, self._bytes = apart, byte_tokens
+
+    def runs(self, unit: Unit) -> Iterator[tuple[Span, str]]:
+        """Yield the runs of pieces that could be a token, and how they are spelled."""
+        pieces = self._pieces(unit)
+        for first, (begin, _, _) in enumerate(pieces):
+            run = ""
+            for _, end, spelling in pieces[first:]:
+                if spelling is None or end - begin > LONGEST_RUN:
+                    break
+                run += spelling
+                if end - begin > 1 and run not in self._known:
+                    yield (begin, end), run
+
+    def _pieces(self, unit: Unit) -> list[tuple[int, int, str | None]]:
+        """Return begin, end and spelling of all pieces; none for what stays apart."""
+        parts = characters(unit, self._bytes) if self._bytes else unit
+        pieces: list[tuple[int, int, str | None]] = []
+        begin = 0
+        for part in parts:
+            if isinstance(part, str):
+                end = begin + len(part.encode())
+                pieces.append((begin, end, part))
+            else:
+                end = begin + 1
+                pieces.append((begin, end, None if part in self._apart else self._spellings[part]))
+            begin = end
+        return pieces
 
 
 def most_saved(places: int, spans: Sequence[Span]) -> list[int]:

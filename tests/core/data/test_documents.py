@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ontogeny.data.documents import Frame, frame_of, ids_and_units, token_ids
+from ontogeny.data.documents import Frame, frame_of, ids_and_units, special_ids, token_ids
 from ontogeny.errors import ConfigError
 from ontogeny.testing import byte_tokenizer
 
@@ -95,8 +95,73 @@ def test_a_byte_level_word_has_the_space_before_it() -> None:
     assert units.tolist() == [1, 1, 1, 2, 2, 2, 2, 3]
 
 
-def test_a_tokenizer_without_words_is_refused() -> None:
-    backend = letters()
-    backend.pre_tokenizer = None
-    with pytest.raises(ConfigError, match="does not tell which tokens make a word; take one whose"):
-        list(ids_and_units(["a"], fast(backend), words=True))
+def single_letters(text: str) -> PreTrainedTokenizerBase:
+    """Return a tokenizer of single letters whose pre-tokenizer leaves texts whole, as Gemma's."""
+    backend = Tokenizer(
+        models.BPE({letter: n for n, letter in enumerate(sorted({*text, "▁"}))}, [])
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    return fast(backend)
+
+
+def words_of(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the words of a text, each as its letters."""
+    ((_, units_T),) = ids_and_units([text], tokenizer, words=True)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    places = list(zip(units_T, offsets["offset_mapping"], strict=True))
+    spans = [
+        [place for unit, place in places if unit == word] for word in range(1, max(units_T) + 1)
+    ]
+    return [text[min(min(span)) : max(max(span))] for span in spans]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("one  two\n\nthree ", ["one", "  two", "\n\nthree", " "]),
+        ("春眠不觉,ok 晓a", ["春", "眠", "不", "觉", ",ok", " ", "晓", "a"]),
+        ("ภาษา 한국어 말", ["ภ", "า", "ษ", "า", " 한국어", " 말"]),
+        ("ひらがな。", ["ひ", "ら", "が", "な", "。"]),
+    ],
+)
+def test_words_end_at_white_space_and_letters_of_scripts_without_it_stand_alone(
+    text: str, words: list[str]
+) -> None:
+    assert words_of(text, single_letters(text)) == words
+
+
+def test_words_of_a_byte_level_tokenizer_are_of_whole_letters_in_chinese() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
+    )
+    ((_, units),) = ids_and_units(["春眠 ok"], tokenizer, words=True)
+    assert units.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_token_of_two_letters_and_what_shares_one_with_it_are_one_word() -> None:
+    # Tokens of bytes: the first letter and a third of the second; its rest; the third letter.
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("春眠不")[0][0]
+    merges = [(pieces[:n], pieces[n]) for n in range(1, 4)] + [(pieces[4], pieces[5])]
+    merges += [(pieces[6], pieces[7]), (pieces[6:8], pieces[8])]
+    tokens = dict.fromkeys([*pieces, *("".join(merge) for merge in merges)])
+    backend = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ((_, units),) = ids_and_units(["春眠不"], fast(backend), words=True)
+    assert units.tolist() == [1, 1, 2]
+
+
+def test_a_tokenizer_that_tells_no_places_is_refused() -> None:
+    slow = cast("PreTrainedTokenizerBase", ByT5Tokenizer())
+    with pytest.raises(ConfigError, match="ByT5Tokenizer, does not tell which tokens make a word"):
+        list(ids_and_units(["a"], slow, words=True))
+
+
+def test_special_tokens_without_a_role_are_special_too() -> None:
+    tokenizer = fast(letters(cls_token="<s>"), cls_token="<s>")
+    backend = tokenizer.backend_tokenizer
+    backend.add_special_tokens(["<|mark|>"])
+    backend.add_tokens(["plain"])
+    tokenizer = fast(backend, cls_token="<s>")
+    named = tokenizer.convert_tokens_to_ids(["<s>", "<|mark|>"])
+    assert special_ids(tokenizer) == sorted(named)

@@ -158,6 +158,12 @@ def test_where_chance_holds_out_nothing_one_row_is_held_out(tmp_path: Path, stor
     (source,) = prepare(data, Bytes(), store)
     assert len(held_out(source)) == 1
     assert len(trained(source)) == 4
+    reader = SourceReader("data", str(data.path), data, [["text"]])
+    kept = [
+        [record.row["text"] for record in records()]
+        for records in (reader.training_records, reader.held_out_records)
+    ]
+    assert kept == [trained(source), held_out(source)]  # also for what reads before the training
 
 
 def test_a_single_row_cannot_be_held_out(tmp_path: Path, store: Store) -> None:

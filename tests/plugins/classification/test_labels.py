@@ -114,7 +114,9 @@ def test_a_long_list_of_classes_is_cut() -> None:
 
 
 def test_one_class_is_no_classification() -> None:
-    with pytest.raises(DataError, match="all rows have the label 'a'; a classification needs two"):
+    with pytest.raises(
+        DataError, match="all rows have the label 'a' alone; a classification needs two"
+    ):
         find_labels(["a", "a"], options())
 
 

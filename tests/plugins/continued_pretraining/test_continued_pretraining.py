@@ -258,6 +258,36 @@ def test_what_cannot_be_is_refused(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.validation.path={new}"], "data.validation.path is for all sources together, data."),
+        (
+            ["data.validation.share=0", "data.sources.domain.validation={new}"],
+            "rows to hold out in",
+        ),
+        (["data.sources.wiki.path={new}"], "no source is the general text that must not be forgo"),
+    ],
+)
+def test_where_nothing_tells_what_is_forgotten_the_reason_is_told(
+    overrides: list[str], words: str, adaptation: Adaptation
+) -> None:
+    new = adaptation.folder / "new.jsonl"
+    given = adaptation.overrides(
+        "trainer.max_steps=1", *(each.format(new=new) for each in overrides)
+    )
+    if "wiki" in given[-1]:
+        given = [each.replace("sources.general", "sources.wiki") for each in given]
+    result = run(compose(given), adaptation.folder / "run", adaptation.lines.append)
+    assert "forgetting" not in result.metrics[STAGE].get("forgetting", {})
+    told = [line for line in adaptation.lines if "forgetting: not measured: " in line]
+    assert len(told) == 1
+    assert words in told[0]
+    with pytest.raises(ConfigError, match=r"forgetting\.budget is set, but no ") as caught:
+        run(compose([*given, "forgetting.budget=0.1"]), adaptation.folder / "run", lambda _: None)
+    assert words in str(caught.value)
+
+
 def test_a_budget_needs_text_to_watch(adaptation: Adaptation) -> None:
     overrides = [item for item in adaptation.overrides() if "general" not in item]
     overrides = [*overrides, "trainer.max_steps=2", "forgetting.budget=0.1"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.conftest import Ended
 from tests.plugins.diagnosis.conftest import KNOWN, Diagnose, World, write
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from ontogeny import CheckpointError, ConfigError, DataError, compose, run
 from ontogeny.testing.resume import Crash
@@ -219,6 +219,17 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(world: World, home: Path) -
         (bare / name).write_bytes((world.checkpoint / name).read_bytes())
     overrides = [*world.overrides(world.text("foreign")), f"model.source={bare}"]
     with pytest.raises(CheckpointError, match="holds no tokenizer that can be loaded"):
+        run(compose(overrides), home.parent / "run")
+
+
+def test_a_checkpoint_that_predicts_no_numbers_is_refused(world: World, home: Path) -> None:
+    broken = home.parent / "broken"
+    model = AutoModelForCausalLM.from_pretrained(world.checkpoint)
+    model.model.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
+    model.save_pretrained(broken)
+    AutoTokenizer.from_pretrained(world.checkpoint).save_pretrained(broken)
+    overrides = [*world.overrides(world.text("foreign")), f"model.source={broken}"]
+    with pytest.raises(CheckpointError, match=r"broken', which predicts NaN or infinity in \d+ of"):
         run(compose(overrides), home.parent / "run")
 
 

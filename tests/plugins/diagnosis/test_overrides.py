@@ -125,6 +125,10 @@ def test_strange_paths_compose() -> None:
     ("columns", "stage"),
     [
         (("text", "label"), "finetuning"),
+        (("question", "context", "label"), "finetuning"),
+        (("tokens", "tags"), "finetuning_tagging"),
+        (("question", "context", "answers"), "finetuning_qa"),
+        (("question", "choices", "label"), "finetuning_choice"),
         (("prompt", "completion"), "sft"),
         (("messages",), "sft"),
         (("text",), "continued_pretraining"),
@@ -137,6 +141,36 @@ def test_the_standard_path_goes_to_the_stage_of_the_task(
     overrides = next_overrides(advice, config(), task("my task.jsonl", columns), None)
     assert overrides == [f"stage={stage}", "model.source=m", "data.path='my task.jsonl'"]
     assert advice.notes == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        (("prompt", "answer"), "no stage is known for a task whose rows have answer, prompt"),
+        (("messages", "label"), None),
+    ],
+)
+def test_a_task_is_sent_to_no_stage_that_could_not_read_it(
+    columns: Sequence[str], note: str | None
+) -> None:
+    advice = Advice(path=STANDARD)
+    overrides = next_overrides(advice, config(), task("task.jsonl", columns), None)
+    assert bool(overrides) is (note is None)
+    assert advice.notes == ([] if note is None else [note])
+
+
+def test_a_stage_whose_objective_reads_other_rows_is_not_advised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages = ((("prompt",), ("finetuning", "sft")),)
+    monkeypatch.setattr("ontogeny_plugins.diagnosis.overrides.TASK_STAGES", stages)
+    advice = Advice(path=STANDARD)
+    rows = task("task.jsonl", ("completion", "prompt"))
+    assert next_overrides(advice, config(), rows, None)[0] == "stage=sft"
+    assert (
+        "stage=finetuning reads text + label, or question + context + label; the rows"
+        in (advice.notes[0])
+    )
 
 
 def test_without_a_task_the_standard_path_asks_for_one() -> None:

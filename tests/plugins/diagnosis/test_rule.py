@@ -27,7 +27,8 @@ def scores(bits: float, texts: int = 40, **learnable: float) -> Scores:
     """Return scores of texts of ten bytes, of which others save shares of the bits."""
     nats = [bits * 10 * LN2] * texts
     taught = {name: [each * (1 - share) for each in nats] for name, share in learnable.items()}
-    return Scores(nats, [3.0] * texts, [10.0] * texts, [2.0] * texts, taught)
+    sums = {"tokens": 3.0, "bytes": 10.0, "words": 2.0, "unknown": 0.0}
+    return Scores(nats, **{name: [each] * texts for name, each in sums.items()}, taught=taught)
 
 
 def findings(
@@ -209,6 +210,17 @@ def test_a_handful_of_texts_is_remarked_upon() -> None:
     few = {**found.scores, "general": scores(1.0, texts=9, general=0.05)}
     notes = advise(replace(found, scores=few), Diagnosis()).notes
     assert notes == ["fewer than 10 held-out texts of general: give more text"]
+
+
+@pytest.mark.parametrize(("unknown", "is_said"), [(0.0, False), (0.3, True)])
+def test_text_that_the_tokenizer_cannot_write_is_remarked_upon(
+    unknown: float, is_said: bool
+) -> None:
+    found = findings()
+    hidden = replace(found.scores["domain"], unknown=[unknown] * 40)  # of three tokens each
+    notes = advise(replace(found, scores={**found.scores, "domain": hidden}), Diagnosis()).notes
+    said = "10.0% of the tokens of domain text are unknown to the tokenizer"
+    assert any(note.startswith(said) for note in notes) is is_said
 
 
 def test_nothing_is_printed_as_minus_nothing() -> None:

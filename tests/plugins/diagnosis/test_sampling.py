@@ -83,6 +83,15 @@ def test_rows_that_are_bad_are_counted_where_that_is_asked_for(tmp_path: Path) -
     assert lines == [f"{file}: 1 bad rows left out, first {file}:101"]
 
 
+def test_a_source_of_which_every_row_is_bad_has_too_few(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(DataError, match=r"bad.jsonl"):
+        draw_sample(
+            "domain", str(file), Data(on_error="skip"), documents=9, size=99, announce=print
+        )
+
+
 @pytest.mark.parametrize(
     ("row", "text"),
     [
@@ -92,6 +101,9 @@ def test_rows_that_are_bad_are_counted_where_that_is_asked_for(tmp_path: Path) -
         ({"chosen": "so", "rejected": "no"}, "so"),
         ({"prompt": "why?"}, "why?"),
         ({"tokens": ["the", "mill"], "tags": [0, 1]}, "the mill"),
+        ({"completion": "so", "label": True}, "so"),
+        ({"question": "who?", "context": "I am.", "answers": {"text": ["I"]}}, "I am.\nwho?"),
+        ({"question": "who?", "choices": ["I", "you"], "label": 0}, "who?\nI you"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
             "a\nb",

@@ -34,7 +34,7 @@ def llama(tied: bool) -> LlamaForCausalLM:
 def test_the_new_parameters_are_those_of_a_resized_model(tied: bool) -> None:
     model = llama(tied)
     before = sum(parameter.numel() for parameter in model.parameters())
-    parameters, _ = cost(model, 10)
+    parameters, _ = cost(model, 110)
     model.resize_token_embeddings(110)
     assert sum(parameter.numel() for parameter in model.parameters()) - before == parameters
 
@@ -44,8 +44,13 @@ def test_a_token_is_dearer_by_the_multiplications_of_the_output_layer(tied: bool
     model = llama(tied)
     body = sum(parameter.numel() for parameter in model.model.layers.parameters())
     vectors = model.model.norm.weight.numel()
-    _, dearer = cost(model, 10)
+    _, dearer = cost(model, 110)
     assert dearer == pytest.approx(10 * 16 / (body + vectors + 100 * 16))
+
+
+def test_rows_that_were_there_as_padding_cost_nothing() -> None:
+    assert cost(llama(tied=True), 95) == (0, 0.0)
+    assert cost(llama(tied=True), 103)[0] == 3 * 16
 
 
 def test_what_is_saved_is_fewer_tokens_each_of_which_is_dearer() -> None:
@@ -93,4 +98,4 @@ def test_tokens_saved_are_counted_on_text_that_they_were_not_chosen_from(
 
 def test_the_cost_of_a_model_does_not_depend_on_where_it_lies() -> None:
     with torch.device("meta"):
-        assert cost(llama(tied=True), 10)[0] == 160
+        assert cost(llama(tied=True), 110)[0] == 160

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_what_a_text_teaches_is_the_gain_of_the_mixture(bundle: Bundle) -> None:
     assert found.learnable("own") == pytest.approx(1 - sum(found.taught["own"]) / sum(found.nats))
     assert found.learnable("own") > 0.5
     assert len(found.taught["own"]) == 2
+
+
+def test_tokens_are_counted_in_full_where_nothing_begins_a_text(bundle: Bundle) -> None:
+    bare = AutoTokenizer.from_pretrained(bundle.tokenizer.name_or_path)
+    bare.bos_token = bare.eos_token = None
+    bare.unk_token = "e"
+    with torch.no_grad():
+        found = score(replace(bundle, tokenizer=bare), ["bade bade"], {}, length=64, batch_size=2)
+    ids = bare("bade bade", add_special_tokens=False)["input_ids"]
+    assert found.tokens == [len(ids)]
+    assert found.unknown == [ids.count(bare.unk_token_id)]
 
 
 def test_tokens_per_word_and_per_byte_are_counted(bundle: Bundle) -> None:

@@ -174,6 +174,36 @@ def test_what_cannot_be_measured_is_an_error_that_says_what_to_do(
         place.run(*[each.replace("TEXT", str(place.text)) for each in overrides])
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "column", "bad", "words"),
+    [
+        ("few_shot", "answer", "z", "answer is 'z'; expected an index from 0 to 1"),
+        ("domain_accuracy", "answer", 7, "answer is 7; expected an index from 0 to 1"),
+        ("instruction_following", "instructions", [{"id": "x:y"}], "has the instruction 'x:y'"),
+        ("safety", "harmful", "perhaps", "harmful is 'perhaps'; expected true or false"),
+    ],
+)
+def test_what_an_evaluator_cannot_use_is_named_by_file_and_line(
+    place: Place, evaluator: str, column: str, bad: object, words: str
+) -> None:
+    row: dict[str, object] = {
+        "prompt": "p",
+        "choices": ["a", "b"],
+        "answer": 0,
+        "harmful": True,
+        "instructions": [{"id": "punctuation:no_comma"}],
+    }
+    file = place.rows("rows", [row, {**row, "harmful": False}, {**row, column: bad}])
+    with pytest.raises(DataError, match=rf"rows.jsonl:3: .*{words}"):
+        place.run(f"evaluator=[{evaluator}]", f"evaluator.{evaluator}.path={file}")
+
+
+def test_rows_of_the_data_are_named_by_file_and_line_too(place: Place) -> None:
+    file = place.rows("asked", [{"question": "q", "choices": ["a", "b"], "answer": "z"}])
+    with pytest.raises(DataError, match=r"asked.jsonl:1: answer is 'z'"):
+        place.run("evaluator=[few_shot]", "evaluator.few_shot.k=0", f"data.path={file}")
+
+
 def test_a_checkpoint_must_be_named(place: Place) -> None:
     with pytest.raises(ConfigError, match=r"model.source is not set; evaluation measures a checkp"):
         place.run(f"data.path={place.text}", source=None)

@@ -141,7 +141,7 @@ def test_a_model_that_learns_in_context_is_right_with_demonstrations_and_at_chan
 
 def test_demonstrations_stand_before_the_question_as_the_templates_say() -> None:
     two = [Item("q", "r", (), 0), Item("z", "y", (), 0)]
-    assert contexts_of(two, two, FewShot(k=1)) == [
+    assert contexts_of(two, [two, two], FewShot(k=1)) == [
         "Question: z\nAnswer: y\n\nQuestion: q\nAnswer:",
         "Question: q\nAnswer: r\n\nQuestion: z\nAnswer:",
     ]
@@ -153,9 +153,10 @@ def items(count: int) -> list[Item]:
 
 def test_every_question_has_demonstrations_of_its_own_drawn_by_the_seed() -> None:
     options = FewShot(k=3, **BARE)
-    contexts = contexts_of(items(20), items(20), options)
-    assert contexts == contexts_of(items(20), items(20), options)
-    assert contexts != contexts_of(items(20), items(20), FewShot(k=3, seed=1, **BARE))
+    pools = [items(20)] * 20
+    contexts = contexts_of(items(20), pools, options)
+    assert contexts == contexts_of(items(20), pools, options)
+    assert contexts != contexts_of(items(20), pools, FewShot(k=3, seed=1, **BARE))
     shown = [context.split("\n")[:-1] for context in contexts]
     assert len({tuple(each) for each in shown}) > 15
     for number, demonstrations in enumerate(shown):
@@ -199,6 +200,18 @@ def test_several_sources_are_measured_together_and_each_alone() -> None:
     values = {name: metric.value for name, metric in found.items() if "accuracy" in name}
     assert values["accuracy"] == 0.5
     assert (values["accuracy/a"], values["accuracy/b"]) == (1, 0)
+
+
+def test_demonstrations_come_from_the_source_of_the_question() -> None:
+    sources: dict[str, Rows] = {
+        name: [{"question": f"{name}{number}?", "answer": name} for number in range(9)]
+        for name in ("good", "bad")
+    }
+    evaluator, data = FewShotEvaluator(FewShot(k=4, **BARE)), EvaluationData(sources, Data())
+    rows = evaluator._rows(data)
+    _, contexts = evaluator._questions(rows, data)
+    for source, context in zip(rows.sources, contexts, strict=True):
+        assert all(line.startswith(source) for line in context.split("\n"))
 
 
 def test_log_likelihoods_and_accuracies_are_those_of_lm_evaluation_harness() -> None:

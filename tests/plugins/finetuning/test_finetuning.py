@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from ontogeny import ConfigError, compose, run
+from ontogeny.errors import DataError
 from ontogeny.lifecycle import RunResult
 
 QUICK = [
@@ -109,6 +111,13 @@ def test_the_other_tasks_of_whole_texts_are_learnt(
     options = ["head.pooling=mean", "trainer.max_epochs=12", f"objective.task={task}"]
     result = finetune("finetuning", "bert", rows, *options)
     assert metric(result, "classification", name) > 0.8
+
+
+def test_a_model_in_true_bfloat16_is_tuned_with_weights_of_classes(finetune: Finetune) -> None:
+    rows = [{"text": text, "label": text.split()[0]} for text in sentences(48)]
+    options = ["precision=bf16-true", "objective.balanced=true", "trainer.max_epochs=10"]
+    result = finetune("finetuning", "bert", rows, *options)
+    assert metric(result, "classification", "accuracy") > 0.9
 
 
 def test_tags_are_learnt_and_transformers_opens_the_folder(finetune: Finetune) -> None:
@@ -377,3 +386,66 @@ def test_a_head_that_does_not_go_with_the_task_is_told(
     assert ended.code == 2
     assert message in ended.err
     assert "goes with head=" in ended.err
+
+
+@pytest.mark.parametrize(("stage", "good", "bad", "message"), BAD, ids=[each[0] for each in BAD])
+def test_a_bad_row_of_the_held_out_file_is_told_with_file_and_line_before_training(
+    stage: str,
+    good: dict[str, Any],
+    bad: dict[str, Any],
+    message: str,
+    home: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[str], Path],
+    write_rows: Callable[[str, Rows], Path],
+) -> None:
+    other = {**good, "label": "b"} if good.get("label") == "a" else good
+    rows = [_numbered(other if number % 2 else good, number) for number in range(8)]
+    file, held_out = write_rows("rows.jsonl", rows), write_rows("held_out.jsonl", [good, bad])
+    paths = [f"data.path={file}", f"data.validation.path={held_out}"]
+    strides = ["objective.stride=16", "evaluator.span_qa.stride=16"] if "qa" in stage else []
+    source = f"model.source={checkpoints('bert')}"
+    config = compose([f"stage={stage}", source, *paths, *QUICK, *strides])
+    with pytest.raises(DataError) as caught:
+        run(config, tmp_path / "run")
+    assert str(caught.value) == f"{held_out}:2: {message}; mend the row"
+
+
+def test_a_held_out_question_that_leaves_no_room_is_told_before_training(
+    home: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[str], Path],
+    write_rows: Callable[[str, Rows], Path],
+) -> None:
+    good = next(row for stage, row, *_ in BAD if stage == "finetuning_qa")
+    file = write_rows("rows.jsonl", [_numbered(good, number) for number in range(8)])
+    held_out = write_rows("held_out.jsonl", [good, {**good, "question": "why " * 40}])
+    paths = [f"data.path={file}", f"data.validation.path={held_out}"]
+    strides = ["objective.stride=16", "evaluator.span_qa.stride=16"]
+    source = f"model.source={checkpoints('bert')}"
+    config = compose(["stage=finetuning_qa", source, *paths, *QUICK, *strides])
+    with pytest.raises(DataError, match=r"held_out.jsonl:2: the question has \d+ tokens"):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "message"),
+    [
+        ("finetuning", {"text": "a", "label": {"of": "a"}}, "label is {'of': 'a'}; expected text"),
+        ("finetuning_tagging", {"tokens": ["a"], "tags": "O"}, "tags is 'O'; expected a list"),
+    ],
+)
+def test_labels_that_are_all_of_a_wrong_kind_are_told_with_file_and_line(
+    stage: str,
+    row: dict[str, Any],
+    message: str,
+    home: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[str], Path],
+    write_rows: Callable[[str, Rows], Path],
+) -> None:
+    file = write_rows("rows.jsonl", [_numbered(row, number) for number in range(8)])
+    source = f"model.source={checkpoints('bert')}"
+    config = compose([f"stage={stage}", source, f"data.path={file}", *QUICK])
+    with pytest.raises(DataError, match=rf"rows.jsonl:\d: {re.escape(message)}"):
+        run(config, tmp_path / "run")

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
@@ -18,9 +19,11 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
+    T5EncoderModel,
 )
 
 from ontogeny import ConfigError
@@ -71,6 +74,26 @@ FAMILIES: dict[str, dict[str, object]] = {
         "eos_token_id": 0,
     },
 }
+# No fast kernel, no id of padding, or a class that reads padding.
+ODD: dict[str, dict[str, object]] = {
+    "deberta-v2": {**SIZES, "type_vocab_size": 0},
+    "mamba": {**SIZES, "state_size": 8},
+    "codegen": {**FAMILIES["gpt2"], "n_head": 4, "rotary_dim": 8},
+    "roformer": {**SIZES, "embedding_size": 32},
+}
+ENDS = {"pad_token_id": 1, "eos_token_id": 0, "decoder_start_token_id": 1}
+PAIRS: dict[str, dict[str, object]] = {  # of an encoder and a decoder
+    "t5": {"vocab_size": 259, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, **ENDS},
+    "bart": {
+        "vocab_size": 259,
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        **ENDS,
+        **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_ffn_dim": 48 for side in ("encoder", "decoder")},
+    },
+}
 FEW = ("llama", "granite", "bert")
 HEADS: dict[str, tuple[type, type]] = {
     "sequence_classification": (SequenceClassificationHead, SequenceClassification),
@@ -99,8 +122,9 @@ def head_of(name: str, **options: object) -> Head:
 
 def language_model(family: str, folder: Path, **changes: object) -> Path:
     """Save what a head is put on: a masked or causal language model."""
-    config = CONFIG_MAPPING[family](**{**FAMILIES[family], **changes})
-    auto = AutoModelForMaskedLM if family in {"bert", "roberta"} else AutoModelForCausalLM
+    config = CONFIG_MAPPING[family](**{**(FAMILIES | ODD)[family], **changes})
+    is_masked = family in {"bert", "roberta", "roformer", "deberta-v2"}
+    auto = AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
     torch.manual_seed(0)
     auto.from_config(config).save_pretrained(folder / "language_model")
     return folder / "language_model"
@@ -285,14 +309,96 @@ def test_a_family_that_pads_on_the_left_is_read_where_its_text_ends() -> None:
     assert isinstance(model, Attached)
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_a_model_of_encoder_and_decoder_is_refused(name: str) -> None:
-    sizes: dict[str, object] = {"d_model": 32, "vocab_size": 259, "pad_token_id": 1}
-    for side in ("encoder", "decoder"):
-        sizes |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 32}
-    options = Model(config={"model_type": "bart", **sizes, "eos_token_id": 0})
-    with pytest.raises(ConfigError, match="a bart model has an encoder and a decoder"):
-        head_of(name).load(options, byte_tokenizer())
+def test_a_family_whose_class_for_choices_reads_padding_is_told_to_read_the_first_token(
+    tmp_path: Path,
+) -> None:
+    source = language_model("roformer", tmp_path)
+    model = load(head_of("multiple_choice"), source)
+    assert not isinstance(model, Attached)
+    alone = {key: value[1:, :7] for key, value in batch().items()}
+    scores = outputs(model, batch(), "multiple_choice")["logits"][:, 1:]
+    torch.testing.assert_close(scores, outputs(model, alone, "multiple_choice")["logits"])
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "mamba", "codegen"])
+def test_families_without_a_fast_kernel_or_an_id_of_padding_have_heads(
+    family: str, tmp_path: Path
+) -> None:
+    model = load(head_of("sequence_classification"), language_model(family, tmp_path))
+    head_of("sequence_classification").save(model, tmp_path / "saved")
+    again = load(head_of("sequence_classification"), tmp_path / "saved")
+    assert not new_weights(again)
+    name = "sequence_classification"
+    assert_same(outputs(model, batch(), name), outputs(again, batch(), name))
+
+
+# ------------------------------------------------------------------------- encoders with a decoder
+
+
+def encoder_decoder(family: str, folder: Path) -> Path:
+    config = CONFIG_MAPPING[family](**PAIRS[family])
+    torch.manual_seed(0)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder / family)
+    return folder / family
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["sequence_classification", "multiple_choice", "embedding"])
+def test_of_an_encoder_with_a_decoder_the_encoder_reads_and_is_trained(
+    name: str, family: str, tmp_path: Path
+) -> None:
+    source = encoder_decoder(family, tmp_path)
+    model = load(head_of(name, pooling="mean"), source)
+    assert isinstance(model, Attached)
+    inputs = {key: value[None] for key, value in batch().items()}
+    found = model(**(inputs if name == "multiple_choice" else batch()))
+    next(iter(found.values())).sum().backward()
+    without = {key for key, parameter in model.named_parameters() if parameter.grad is None}
+    assert without
+    assert all(".decoder." in key for key in without)
+    assert all(not model.get_parameter(key).requires_grad for key in without)
+    head_of(name).save(model, tmp_path / "saved")
+    again = load(HEADS[name][0](HEADS[name][1]()), tmp_path / "saved")
+    assert_same(outputs(model, batch(), name), outputs(again, batch(), name))
+    assert not new_weights(again)
+
+
+def test_the_encoder_reads_as_it_does_in_its_own_class(tmp_path: Path) -> None:
+    source = encoder_decoder("t5", tmp_path)
+    found = outputs(load(head_of("embedding"), source), batch(), "embedding")["embeddings"]
+    with torch.no_grad():
+        hidden_BTD = T5EncoderModel.from_pretrained(source).eval()(**batch()).last_hidden_state
+    mean_BD = pooled("mean", hidden_BTD, batch()["attention_mask"])
+    torch.testing.assert_close(found, torch.nn.functional.normalize(mean_BD, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("sequence_classification", "t5"),
+        ("sequence_classification", "bart"),
+        ("token_classification", "t5"),
+        ("question_answering", "t5"),
+        ("question_answering", "bart"),
+    ],
+)
+def test_where_transformers_has_the_class_for_both_it_opens_the_folder(
+    name: str, family: str, tmp_path: Path
+) -> None:
+    tokenizer = byte_tokenizer()
+    end = cast("int", tokenizer.eos_token_id)
+    cast("Any", tokenizer).backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    model = head_of(name).load(Model(source=str(encoder_decoder(family, tmp_path))), tokenizer)
+    model.eval()
+    assert not isinstance(model, Attached)
+    head_of(name).save(model, tmp_path / "saved")
+    theirs, info = AUTO[name].from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"]
+    texts = tokenizer(["a text", "another text"], padding=True, return_tensors="pt")
+    inputs = {key: texts[key] for key in ("input_ids", "attention_mask")}
+    assert_same(outputs(model, inputs, name), outputs(theirs.eval(), inputs, name))
 
 
 # ---------------------------------------------------------------------------------------- labels

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ontogeny_plugins.instruction_following.constraints import CHECKS, Constraint
+from ontogeny import DataError
+from ontogeny_plugins.instruction_following.constraints import (
+    CHECKS,
+    Constraint,
+    constraints_of,
+)
 
 Case = tuple[
     str, dict[str, object], list[str], list[str]
@@ -177,6 +182,17 @@ def test_an_instruction_is_followed_by_some_answers_and_not_by_others(
         assert constraint.is_followed(answer), answer
     for answer in broken:
         assert not constraint.is_followed(answer), answer
+
+
+def test_whole_numbers_of_a_table_may_have_a_point() -> None:
+    arguments = {"num_paragraphs": 2.0, "nth_paragraph": 2.0, "first_word": "so", "keyword": None}
+    kind = "length_constraints:nth_paragraph_first_word"
+    row = {"prompt": "p", "instruction_id_list": [kind], "kwargs": [arguments]}
+    (constraint,) = constraints_of(row)
+    assert constraint.is_followed("One.\n\nSo two.")
+    row["kwargs"] = [{**arguments, "nth_paragraph": 1.5}]
+    with pytest.raises(DataError, match=r"nth_paragraph 1.5; expected a whole number"):
+        constraints_of(row)
 
 
 def test_every_kind_of_instruction_is_tested() -> None:

@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from ontogeny import ConfigError
 from ontogeny.adapter import Bundle
 from ontogeny.evaluator import EvaluationData, Metrics
+from ontogeny.intervals import ratio_interval
 from ontogeny.options import Data
 from ontogeny.precision import autocast
 from ontogeny.scoring import score_texts
@@ -24,13 +26,13 @@ from ontogeny_plugins.lm_eval import LMEval
 from ontogeny_plugins.lm_eval.evaluator import LMEvalEvaluator
 
 REASON = "lm_eval is an optional extra: pip install 'ontogeny[lm_eval]'"
-# Windows of 64 tokens: texts that fit into one, or into whole ones. (What is left over of a longer
-# text is scored with more context there than here.)
+# Windows of 64 tokens: texts that fit into one, fill whole ones, or leave something over.
 TEXTS = [
     "The river ran on past an old mill where nobody had ground corn.",
     "Ünïcödé, 日本 and 🙂!",
     "short",
     "xy" * 64,
+    "The mill stood empty for a hundred years, and then it burned. " * 3,
     "A second text,\n\nwith an empty line in it.",
 ]
 TEXT_TASK = """
@@ -111,10 +113,30 @@ def test_the_harness_and_our_perplexity_agree_to_a_ten_thousandth_of_a_nat_per_t
     with torch.no_grad(), autocast(precision, "cpu"):
         ours = score_texts(own, TEXTS, length=64, batch_size=3)
     tokens = ours.tokens_N.sum()
+    bits = found["own_text/bits_per_byte"]
+    assert bits.low is not None
+    assert bits.high is not None
+    assert bits.low < bits.value < bits.high
+    _, low, high = ratio_interval(ours.nats_N / math.log(2), ours.bytes_N, 1000)
+    assert (bits.low, bits.high) == pytest.approx((low, high), abs=1e-4)
+    perplexity = found["own_text/byte_perplexity"]
+    assert perplexity.high == pytest.approx(2**bits.high)
     assert tokens == ours.bytes_N.sum()
     nats = found["own_text/bits_per_byte"].value * math.log(2)  # a byte is a token here
     assert nats == pytest.approx(ours.nats_N.sum() / tokens, abs=1e-4)
     assert found["own_text/bits_per_byte"].unit == "bits/byte"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_tokenizer_that_begins_every_text_itself_begins_it_once(tmp_path: Path) -> None:
+    written(tmp_path, "own_text", [{"text": text} for text in TEXTS], TEXT_TASK)
+    own, expected = bundle(), measure(bundle(), tasks=["own_text"], path=str(tmp_path))
+    start = own.tokenizer.decode([0])
+    own.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, 0)]
+    )
+    assert own.tokenizer("a")["input_ids"][0] == 0
+    assert measure(own, tasks=["own_text"], path=str(tmp_path)) == expected
 
 
 @pytest.mark.usefixtures("offline")

@@ -189,7 +189,7 @@ def test_proofs_tell_how_much_is_trained_where_it_starts_and_that_it_merges(
     share, start, merge = adapter.proofs(bundle, batch)
     # r · (in + out) of each layer: q, o: 64; k, v: 48; gate, up, down: 96
     assert share.evidence.startswith(f"{2 * 4 * (2 * 64 + 2 * 48 + 3 * 96):,} of ")
-    assert (start.holds, start.evidence) == (True, "logits move by 0.0e+00, relative")
+    assert (start.holds, start.evidence) == (True, "outputs move by 0.0e+00, relative")
     assert merge.holds
     train(bundle)
     _, start, _ = adapter.proofs(bundle, batch)

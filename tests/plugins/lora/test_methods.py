@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from math import isfinite
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,8 +122,9 @@ def test_what_cannot_be_merged_can_be_kept(
     apply: Apply,
     train: Callable[..., list[float]],
     logits: Logits,
+    base: Path,
 ) -> None:
-    bundle.model.name_or_path = "some/base"  # as if it came from there
+    bundle.model.name_or_path = str(base)
     before = logits(bundle.model)
     adapter = apply(options_of(method, merge=False), bundle)
     assert torch.equal(logits(bundle.model), before)

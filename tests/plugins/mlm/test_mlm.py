@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertLMHeadModel,
+    CanineTokenizer,
     ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -149,11 +150,26 @@ def test_a_tokenizer_without_a_mask_token_is_refused_with_the_way_out() -> None:
 
 
 def test_a_tokenizer_that_knows_no_words_is_refused_for_whole_words() -> None:
-    backend = Tokenizer(models.WordLevel({"a": 0, "[MASK]": 1}, unk_token="a"))
-    wordless = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]")
-    with pytest.raises(ConfigError, match="does not tell which tokens make a word; take one whose"):
+    wordless = CanineTokenizer()
+    with pytest.raises(ConfigError, match="does not tell which tokens make a word; take one with"):
         list(objective(masking="word").prepare([{"text": "a"}], wordless))
     assert list(objective().prepare([{"text": "a"}], wordless))
+
+
+@pytest.mark.parametrize("masking", ["token", "word"])
+def test_special_tokens_without_a_role_are_neither_masked_nor_shown(masking: str) -> None:
+    marked = byte_tokenizer()
+    marked.backend_tokenizer.add_special_tokens(["<|mark|>"])
+    marked = PreTrainedTokenizerFast(
+        tokenizer_object=marked.backend_tokenizer, mask_token=marked.mask_token
+    )
+    mark = marked.convert_tokens_to_ids("<|mark|>")
+    assert mark not in marked.all_special_ids
+    (example,) = objective(masking=masking).prepare([{"text": "a<|mark|>b"}], marked)
+    (place,) = np.flatnonzero(example["input_ids"] == mark)
+    assert example["units"][place] == 0
+    assert (example["units"] > 0).sum() == 2
+    assert not int(example["first_regular"]) <= mark < int(example["end_of_regular"])
 
 
 def test_random_tokens_come_from_where_no_special_one_is() -> None:

@@ -11,11 +11,15 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ontogeny import ConfigError, compose, run
 from ontogeny.lifecycle import RunResult
 from ontogeny.preflight import PreflightError
+from ontogeny.testing import CrashAt
+from ontogeny.testing.resume import Crash
+from ontogeny.testing.trial import store_at
 
 SENTENCE = "the river stone of a wind was it light and dark house on road old young came saw"
 SIZES = {
@@ -61,6 +65,11 @@ def pretrain(family: str, *overrides: str) -> RunResult:
     return train("pretraining_mlm", *overrides, model=[f"model={family}_tiny", *TINY])
 
 
+def losses(result: RunResult) -> list[float]:
+    with (result.folder / "stages/pretraining/logs/metrics.csv").open() as lines:
+        return [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_is_pre_trained_opened_elsewhere_and_trained_further(family: str) -> None:
     first = pretrain(family).checkpoint
@@ -81,6 +90,31 @@ def test_a_model_is_pre_trained_opened_elsewhere_and_trained_further(family: str
     assert "pseudo_perplexity" in second.metrics["continued_pretraining"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family",
+    ["albert", "electra", "xlm-roberta", "camembert", "ernie", "nomic_bert", "mpnet", "roformer"],
+)
+def test_other_families_are_pre_trained_and_trained_further(family: str) -> None:
+    model = ["model=base", f"model.config.model_type={family}", *TINY]
+    first = train("pretraining_mlm", model=model).checkpoint
+    assert AutoModelForMaskedLM.from_pretrained(first).config.model_type == family
+    assert train("continued_pretraining_mlm", f"model.source={first}").checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["distilbert", "esm", "deberta"])
+def test_families_that_cannot_pack_or_name_their_sizes_otherwise_are_trained_too(
+    family: str,
+) -> None:
+    own = ["dim=32", "hidden_dim=48", "n_layers=2", "n_heads=2", "max_position_embeddings=40"]
+    sizes = [f"model.config.{size}" for size in own] if family == "distilbert" else TINY[:-1]
+    model = ["model=base", f"model.config.model_type={family}", *sizes, TINY[-1]]
+    first = train("pretraining_mlm", "data.packing=false", model=model).checkpoint
+    again = train("continued_pretraining_mlm", "data.packing=false", f"model.source={first}")
+    assert again.checkpoint
+
+
 def test_a_model_learns_to_fill_in(text: Path) -> None:
     # One sentence in many halves: a model that looks both ways knows most of it.
     words = SENTENCE.split()
@@ -89,9 +123,7 @@ def test_a_model_learns_to_fill_in(text: Path) -> None:
     options = ["trainer.max_steps=120", "optimizer.lr=1e-2", "data.batch_size=4"]
     options += ["data.validation.path=text.jsonl"]
     result = pretrain("bert", *options, "objective.masking=word")
-    with (result.folder / "stages/pretraining/logs/metrics.csv").open() as lines:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
-    assert losses[0] == pytest.approx(math.log(300), abs=0.3)
+    assert losses(result)[0] == pytest.approx(math.log(300), abs=0.3)
     metrics = result.metrics["pretraining"]["pseudo_perplexity"]
     assert metrics["nats_per_token"].value < 2
 
@@ -143,6 +175,21 @@ def test_accumulated_batches_have_masks_of_their_own(text: Path) -> None:
     options = ["data.validation.share=0", "data.batch_size=1", "trainer.max_steps=1"]
     one, two = shown(*options, "trainer.accumulate_grad_batches=2")
     assert not torch.equal(one, two)
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_same_masks() -> None:
+    options = ["trainer.max_steps=6", "trainer.save_every_steps=2", "objective.masking=span"]
+    crash = [f"+callbacks.crash._target_={CrashAt.__module__}.CrashAt", "+callbacks.crash.step=5"]
+    with store_at(Path("whole")):
+        whole = pretrain("bert", *options)
+    with store_at(Path("cut")):
+        with pytest.raises(Crash):
+            pretrain("bert", *options, *crash)
+        again = pretrain("bert", *options, "resume=must")
+    assert len(losses(whole)) == 6
+    assert losses(again)[-2:] == losses(whole)[-2:]
+    one, two = (load_file(f"{each.checkpoint}/model.safetensors") for each in (whole, again))
+    assert all(one[name].equal(two[name]) for name in one)
 
 
 def test_a_causal_model_is_refused_before_the_first_step() -> None:

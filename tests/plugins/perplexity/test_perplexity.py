@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from ontogeny import ConfigError, DataError
 from ontogeny.adapter import Bundle
 from ontogeny.evaluator import EvaluationData, Metric, Metrics
 from ontogeny.options import Data
+from ontogeny.scoring import score_texts
 from ontogeny.testing import byte_tokenizer
 from ontogeny_plugins.perplexity import Perplexity
 from ontogeny_plugins.perplexity.evaluator import PerplexityEvaluator
@@ -62,15 +73,21 @@ def measure(
 
 
 def nats_by_hand(model: PreTrainedModel, text: str, length: int = LENGTH) -> tuple[float, int]:
-    """Score a text in windows of plain logits: Σ -ln p, and the number of tokens."""
+    """Score a text in windows of plain logits: Σ -ln p, and the number of tokens.
+
+    The last window of a long text begins early, and only what no other one has scored counts.
+    """
     ids = [0, *byte_tokenizer()(text)["input_ids"]]
-    nats = 0.0
-    for begin in range(0, len(ids) - 1, length):
-        window = torch.tensor([ids[begin : begin + length + 1]])
+    nats, scored = 0.0, 0
+    while scored < len(ids) - 1:
+        end = min(scored + length, len(ids) - 1)
+        window = torch.tensor([ids[max(0, end - length) : end + 1]])
         with torch.no_grad():
-            logits_1TV = model(window[:, :-1]).logits.double()
-        nats += float(nn.functional.cross_entropy(logits_1TV[0], window[0, 1:], reduction="sum"))
-    return nats, len(ids) - 1
+            log_probs_TV = model(window[:, :-1]).logits[0].double().log_softmax(-1)
+        new = end - scored
+        nats -= float(log_probs_TV.gather(1, window[0, 1:, None])[-new:].sum())
+        scored = end
+    return nats, scored
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -106,6 +123,9 @@ class Uniform(nn.Module):
         nn.init.zeros_(self.out.weight)
         self.config = LlamaConfig(vocab_size=vocabulary)
 
+    def can_generate(self) -> bool:
+        return True
+
     def get_output_embeddings(self) -> nn.Module:
         return self.out
 
@@ -135,19 +155,13 @@ def test_bits_per_byte_do_not_depend_on_how_a_text_is_cut_into_tokens() -> None:
 
 
 def test_every_token_counts_once_however_long_its_document_is() -> None:
-    class Count(Uniform):
-        def __init__(self) -> None:
-            super().__init__(259)
-            self.tokens = 0
-
-        def forward(self, input_ids: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
-            mask = inputs.get("attention_mask", torch.ones_like(input_ids))
-            self.tokens += int(mask.sum())
-            return super().forward(input_ids)
-
-    model = Count()
-    measure(cast("PreTrainedModel", model), ["x" * length for length in range(1, 70)])
-    assert model.tokens == sum(range(1, 70))
+    texts = ["x" * length for length in range(1, 70)]
+    model = cast("PreTrainedModel", Uniform(259))
+    with torch.no_grad():
+        own = Bundle(model, byte_tokenizer(), cast("Any", None))
+        found = score_texts(own, texts, length=LENGTH, batch_size=7)
+    assert found.tokens_N.tolist() == list(range(1, 70))
+    assert found.nats_N == pytest.approx(math.log(259) * np.arange(1, 70))
 
 
 def test_without_a_start_the_first_token_is_not_scored() -> None:
@@ -176,6 +190,17 @@ def test_a_source_without_rows_is_left_out() -> None:
 def test_no_rows_at_all_are_an_error_with_the_way_out() -> None:
     with pytest.raises(DataError, match=r"no held-out rows to evaluate on: set data.validation"):
         measure(llama(), {"a": []})
+
+
+def test_a_model_that_predicts_no_next_token_is_refused_with_what_to_choose() -> None:
+    sizes: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    masked = BertForMaskedLM(BertConfig(vocab_size=259, num_attention_heads=1, **sizes))
+    words = r"a BertForMaskedLM is none; .*evaluator=\[pseudo_perplexity\]"
+    with pytest.raises(ConfigError, match=words):
+        measure(masked, TEXTS)
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=259, d_model=8, d_ff=8, num_layers=1))
+    with pytest.raises(ConfigError, match="a T5ForConditionalGeneration is none"):
+        measure(t5, TEXTS)
 
 
 def test_windows_longer_than_the_context_of_the_model_are_refused_before_any_work() -> None:

@@ -179,7 +179,7 @@ def test_a_row_that_does_not_fit_is_named(
 
 
 def test_one_tag_is_nothing_to_learn(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="all words have the tag 'O'; tagging needs two tags"):
+    with pytest.raises(DataError, match="all words have the tag 'O' alone; tagging needs two"):
         surveyed([ROWS[2]], tmp_path)
 
 

@@ -15,7 +15,7 @@ from ontogeny_plugins.vocabulary import Vocabulary
 from ontogeny_plugins.vocabulary.expansion import Expansion
 from ontogeny_plugins.vocabulary.initialisation.focus import focus, sparsemax
 from ontogeny_plugins.vocabulary.initialisation.mean import mean, mean_noise
-from ontogeny_plugins.vocabulary.initialisation.methods import METHODS
+from ontogeny_plugins.vocabulary.initialisation.methods import METHODS, NEED_VECTORS
 from ontogeny_plugins.vocabulary.initialisation.mixture import Known
 from ontogeny_plugins.vocabulary.initialisation.omp import matching_pursuit, omp
 from ontogeny_plugins.vocabulary.initialisation.random import random
@@ -39,8 +39,7 @@ def known(
 ) -> Known:
     spellings = spellings or [f"new{number}" for number in range(len(pieces))]
     expansion = Expansion(8, spellings, pieces, 0, 0, 0, 1, 0, 1)
-    spread = changes.pop("initializer_range", 0.02)
-    return Known(expansion, VOCABULARY, "", vectors, Vocabulary(**changes), spread)
+    return Known(expansion, VOCABULARY, "", vectors, Vocabulary(**changes))
 
 
 def test_mean_is_the_mean_of_all_old_rows() -> None:
@@ -58,12 +57,13 @@ def test_noise_has_its_share_of_the_old_rows_covariance() -> None:
     assert torch.allclose(drawn_ND.mean(0), old_VD.mean(0), atol=0.1)
 
 
-def test_random_rows_have_the_initial_spread() -> None:
+def test_random_rows_have_the_mean_and_the_spread_of_each_column() -> None:
+    old_VD = torch.tensor([[1.0, -10, 5], [3, 10, 5]])
     torch.manual_seed(0)
-    drawn_ND = random(known([[0]] * 500, initializer_range=0.3))(rows())
-    assert drawn_ND.shape == (500, 5)
-    assert float(drawn_ND.std()) == pytest.approx(0.3, rel=0.05)
-    assert float(drawn_ND.mean()) == pytest.approx(0, abs=0.03)
+    drawn_ND = random(known([[0]] * 4000))(old_VD)
+    assert drawn_ND.shape == (4000, 3)
+    assert torch.allclose(drawn_ND.mean(0), torch.tensor([2.0, 0, 5]), atol=0.4)
+    assert torch.allclose(drawn_ND.std(0), torch.tensor([1.0, 10, 0]), rtol=0.05)
 
 
 def test_subword_is_the_mean_of_the_pieces_each_as_often_as_it_occurs() -> None:
@@ -138,9 +138,8 @@ def test_wechsel_mixes_the_ten_nearest_by_a_softmax() -> None:
     generator = np.random.default_rng(0)
     of = [(number, generator.normal(size=4).tolist()) for number in range(20)]
     company = vectors(*of, (20, [1.0, 0.5, 0.0, 0.0]))
-    given = Known(
-        Expansion(20, ["x"], [[0]], 0, 0, 0, 1, 0, 1), {}, "", company, Vocabulary(), 0.02
-    )
+    expansion = Expansion(20, ["x"], [[0]], 0, 0, 0, 1, 0, 1)
+    given = Known(expansion, {}, "", company, Vocabulary())
     cosines = (company.vectors_ND[:20] @ company.vectors_ND[20]).double().numpy()
     nearest = np.argsort(-cosines)[:10]
     weights = np.exp(cosines[nearest] / 0.1)
@@ -168,10 +167,19 @@ def test_omp_finds_a_sum_of_few_vectors_again() -> None:
     length = float(mixed_D.norm())
     company = StaticVectors(torch.arange(41), torch.cat([anchors_VD, mixed_D[None] / length]))
     expansion = Expansion(40, ["x"], [[0]], 0, 0, 0, 1, 0, 1)
-    made_ND = omp(Known(expansion, {}, "", company, Vocabulary(), 0.02))(old_VD)
+    made_ND = omp(Known(expansion, {}, "", company, Vocabulary()))(old_VD)
     mean_D = old_VD.mean(0)
     expected_D = mean_D + (0.8 * (old_VD[3] - mean_D) - 0.5 * (old_VD[17] - mean_D)) / length
     assert torch.allclose(made_ND[0], expected_D, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NEED_VECTORS)
+@pytest.mark.parametrize("ids", [(), (8, 9), (1, 2)], ids=["none", "new_only", "old_only"])
+def test_without_company_a_token_gets_its_pieces_mean(name: str, ids: tuple[int, ...]) -> None:
+    old_VD = rows()
+    company = StaticVectors(torch.tensor(ids, dtype=torch.long), torch.ones(len(ids), 4) / 2)
+    made_ND = METHODS[name](known([[2, 4], [1]], vectors=company))(old_VD)
+    assert torch.allclose(made_ND, torch.stack([(old_VD[2] + old_VD[4]) / 2, old_VD[1]]), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, cast
 
-import pytest
 import torch
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerBase
 
@@ -16,8 +15,8 @@ from ontogeny.scoring import score_texts
 from ontogeny_plugins.vocabulary import Vocabulary
 from ontogeny_plugins.vocabulary.adapter import VocabularyAdapter
 
-STEPS, LENGTH = 150, 64
-LEVEL = -30.0  # of the logits of a long training; see below
+STEPS, LENGTH = 200, 64
+KNOWN = 60  # texts
 
 
 def trained(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> PhiForCausalLM:
@@ -51,24 +50,15 @@ def bits(model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> fl
 
 
 def test_new_rows_cost_least_as_means_of_pieces_and_most_at_random(
-    corpus: Corpus,
-    tokenizer: Callable[[str], PreTrainedTokenizerBase],
-    domain: list[str],
-    held_out: list[str],
+    corpus: Corpus, tokenizer: Callable[[str], PreTrainedTokenizerBase], domain: list[str]
 ) -> None:
-    given = tokenizer("byte_level")
-    model = trained(given, domain)
-    before = bits(model, given, held_out)
-    # Softmax does not see a constant, so that a long training lets the level of logits drift, far
-    # below 0 in some models (Hewitt, 2021). A short one leaves it where random rows happen to fit.
-    with torch.no_grad():
-        model.lm_head.bias.add_(LEVEL)
-    assert bits(model, given, held_out) == pytest.approx(before, abs=1e-4)
+    given, texts = tokenizer("byte_level"), domain[:KNOWN]
+    model = trained(given, texts)  # a model that knows a text has something to lose
     after = {}
     for init in ("subword", "mean", "random"):
         torch.manual_seed(0)
         adapter = VocabularyAdapter(Vocabulary(size=60, init=init))
         extended = adapter.extend(given, corpus)
         bundle = adapter.apply(Bundle(copy.deepcopy(model), given, cast("Any", None)))
-        after[init] = bits(bundle.model, extended, held_out)
-    assert before < after["subword"] <= after["mean"] < after["random"]
+        after[init] = bits(bundle.model, extended, texts)
+    assert bits(model, given, texts) < after["subword"] <= after["mean"] < after["random"]

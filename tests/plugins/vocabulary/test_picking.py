@@ -189,6 +189,30 @@ def test_characters_that_were_bytes_become_tokens(rules: dict[str, str]) -> None
     assert there_and_back(after, "心肌肌心死 心肌") == "心肌肌心死 心肌"
 
 
+def test_characters_in_bytes_become_tokens_of_a_unigram_model_too(rules: dict[str, str]) -> None:
+    written = json.loads(rules["unigram"])
+    vocabulary = written["model"]["vocab"]
+    first = len(vocabulary)
+    vocabulary += [[f"<0x{byte:02X}>", 0.0] for byte in range(256)]
+    written["model"]["byte_fallback"] = True
+    decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, written["decoder"]]}
+    written["decoder"] = decoder
+    written["added_tokens"] = [t for t in written["added_tokens"] if t["id"] < first]
+    texts = ["心肌梗死,心肌"] * 5
+    after, found = pick(json.dumps(written), texts, size=20, min_saved=1)
+    before = backend_of(written)
+    assert "心肌" in "".join(found.spellings)
+    assert found.saved == count(before, texts) - count(after, texts) > 0
+    for text in [*texts, "a心b肌 心肌梗 死亡"]:
+        assert there_and_back(after, text) == there_and_back(before, text)
+        spelt = [
+            piece
+            for token in after.encode(text).ids
+            for piece in (found.pieces[token - found.first_id] if token in found.ids else [token])
+        ]
+        assert spelt == before.encode(text).ids
+
+
 def test_runs_over_line_ends_count_as_others_do(rules: dict[str, str]) -> None:
     after, found = pick(rules["unigram"], ["iron\nore", "iron\nore\niron"] * 9, size=3, min_saved=1)
     before = Tokenizer.from_str(rules["unigram"])

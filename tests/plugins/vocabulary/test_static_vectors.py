@@ -74,3 +74,9 @@ def test_vectors_are_the_same_every_time_whatever_torchs_seed_and_file(tmp_path:
     for each in (second, StaticVectors.load(tmp_path)):
         assert torch.equal(each.ids_N, first.ids_N)
         assert torch.equal(each.vectors_ND, first.vectors_ND)
+
+
+def test_a_text_where_all_is_rare_has_no_vectors() -> None:
+    found = static_vectors(words("a", "b"), ["a b", "b"])
+    assert found.ids_N.tolist() == []
+    assert found.vectors_ND.shape[0] == 0

@@ -27,6 +27,8 @@ def by_company(known: Known, weigh: Weigh) -> Rows:
     old_ids_A, old_AD = vectors.ids_N[~is_new_N], vectors.vectors_ND[~is_new_N]
     new_ids_M, new_MD = vectors.ids_N[is_new_N], vectors.vectors_ND[is_new_N]
     of = [evenly(pieces) for pieces in expansion.pieces]
+    if not len(new_ids_M) or not len(old_ids_A):  # little text: no company to know them by
+        return sums(of)
     for ids, part_MD in zip(new_ids_M.split(AT_ONCE), new_MD.split(AT_ONCE), strict=True):
         found = weigh(part_MD, old_AD)
         for token, (places, weights) in zip(ids.tolist(), found, strict=True):

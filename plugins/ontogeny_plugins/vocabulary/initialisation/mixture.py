@@ -28,7 +28,6 @@ class Known:
     prefix: str  # of tokens that go on in a word, such as `##`
     vectors: StaticVectors | None  # where the method needs them
     options: Vocabulary
-    initializer_range: float
 
 
 @dataclass(frozen=True)
