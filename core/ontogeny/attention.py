@@ -17,6 +17,7 @@ from transformers.masking_utils import (
 )
 
 from ontogeny.errors import ConfigError
+from ontogeny.objective import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,13 @@ def decoder_writes(model: nn.Module) -> bool:
     """
     is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     return bool(is_pair and cast("PreTrainedModel", model).can_generate())
+
+
+def shifted_right(config: PreTrainedConfig, labels_BT: Tensor) -> Tensor:
+    """Return what a decoder reads while it learns labels: its start, then each one token later."""
+    shifted_BT = labels_BT.roll(1, dims=1)
+    shifted_BT[:, 0] = cast("int", config.decoder_start_token_id)
+    return shifted_BT.masked_fill(shifted_BT == IGNORED, config.pad_token_id or 0)
 
 
 def first_position(model: nn.Module) -> int:

@@ -100,6 +100,8 @@ def find_labels(values: Iterable[object], options: Classification) -> Labels:
         )
         raise ConfigError(msg)
     names = options.labels or in_order(found)
+    if not names and tally.rows and not tally.unfit:
+        raise DataError("all rows have an empty list of labels; a classification needs some")
     if len(names) == 1 and task != "multi_label":  # none: `target` says what is wrong, row by row
         who = "objective.labels names" if options.labels else "all rows have"
         raise DataError(f"{who} the label {names[0]!r} alone; a classification needs two or more")
@@ -114,7 +116,7 @@ class _Tally:
         self.single: Counter[str] = Counter()
         self.several: Counter[str] = Counter()
         self.decimals = False
-        self.lists = self.rows = 0
+        self.lists = self.rows = self.unfit = 0
 
     def add(self, value: object) -> None:
         self.rows += 1
@@ -126,7 +128,7 @@ class _Tally:
             else:
                 self.single[label_name(value)] += 1
         except ValueError:
-            return
+            self.unfit += 1
 
     @property
     def task(self) -> str:

@@ -12,8 +12,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.evaluation import Evaluation
 from ontogeny.evaluator import EvaluationData
 from ontogeny.liveness import unread
-from ontogeny.models import longest_context
-from ontogeny.seeding import seed_everything
+from ontogeny.models import longest_context, new_weights
 from ontogeny.stage import Stage, StageContext, StageResult
 from ontogeny.tokenizers import named_tokenizer
 from ontogeny_plugins.evaluation.rows import AllRows
@@ -83,8 +82,14 @@ class EvaluationStage(Stage):
         tokenizer = named_tokenizer(config)
         assert tokenizer is not None  # noqa: S101  there is a source
         head = cast("Head", context.registry.build(config.head))
-        seed_everything(config.seed, "weights")  # of a head that the checkpoint does not have
         model = head.load(config.model, tokenizer).eval()
+        if new := sorted(new_weights(model)):
+            msg = (
+                f"model.source is {config.model.source!r}, which lacks {len(new)} weights of this "
+                f"head, such as {new[0]}: what it says would be random; train it first, or choose "
+                f"the head that it has, as head=causal_lm"
+            )
+            raise ConfigError(msg)
         cast("nn.Module", model).to(device, DTYPES.get(precision, torch.float32))
         context.announce(f"model: {config.model.source}, on {device} in {precision}")
         longest, length = longest_context(model), config.data.max_length

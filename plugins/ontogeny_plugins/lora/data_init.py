@@ -12,11 +12,10 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor
 
-from ontogeny.attention import model_inputs
 from ontogeny.errors import ConfigError
 from ontogeny.objective import IGNORED
 from ontogeny.vocabulary_loss import vocabulary_loss
-from ontogeny_plugins.lora.forward import computed
+from ontogeny_plugins.lora.forward import arguments, computed
 from ontogeny_plugins.lora.injection import quiet
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def lora_ga(key: str, model: PreTrainedModel, config: Any, batches: Sequence[Bat
     def step() -> None:
         for batch in batches:
             labels_BT = batch["labels"]
-            total = vocabulary_loss(model, model_inputs(model, batch), labels_BT)
+            total = vocabulary_loss(model, arguments(model, batch), labels_BT)
             (total / (labels_BT != IGNORED).sum()).backward()
 
     with _refusals(f"{key}=lora_ga"):

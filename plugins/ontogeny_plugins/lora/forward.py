@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES
 
-from ontogeny.attention import model_inputs
+from ontogeny.attention import decoder_writes, model_inputs, shifted_right
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,13 @@ def token_batches(batch: Batch) -> Iterator[Batch]:
             }
 
 
+def arguments(model: PreTrainedModel, batch: Batch) -> dict[str, object]:
+    """Return what a model is called with; a decoder that writes reads the labels of the batch."""
+    if decoder_writes(model) and "labels" in batch:
+        batch = {"decoder_input_ids": shifted_right(model.config, batch["labels"]), **batch}
+    return model_inputs(model, batch)
+
+
 def computed(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     """Return all that a model computes for a batch with `input_ids`: logits, states, embeddings.
 
@@ -43,5 +50,5 @@ def computed(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     shape.
     """
     body = type(model).__name__ in _OF_CHOICES
-    found = (model.base_model if body else cast("nn.Module", model))(**model_inputs(model, batch))
+    found = (model.base_model if body else cast("nn.Module", model))(**arguments(model, batch))
     return [each for each in found.values() if isinstance(each, Tensor)]

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import torch
 
+<<<<<<< HEAD
 from ontogeny.attention import model_inputs
 from ontogeny.chat.conversation import UnfitError
 from ontogeny.chat.template import ChatTemplate
+=======
+from ontogeny.attention import model_inputs, shifted_right
+>>>>>>> origin/main
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import ConfigError, RowError
 from ontogeny.models import longest_context
@@ -119,8 +123,5 @@ def decoder_inputs(model: nn.Module, batch: Batch) -> dict[str, object]:
             f"{longest} (max_position_embeddings); lower objective.max_completion to that"
         )
         raise ConfigError(msg)
-    shifted_BU = labels_BU.roll(1, dims=1)
-    shifted_BU[:, 0] = start
-    pad = config.pad_token_id or 0
-    seen_BU = shifted_BU.masked_fill(shifted_BU == IGNORED, pad)
+    seen_BU = shifted_right(config, labels_BU)
     return model_inputs(model, {**batch, "decoder_input_ids": seen_BU})

@@ -10,6 +10,7 @@ from tokenizers import pre_tokenizers
 
 from ontogeny.errors import ConfigError
 from ontogeny_plugins.vocabulary.rules import backend_of, vocabulary_of
+from ontogeny_plugins.vocabulary.units import SPACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,9 +49,9 @@ def add_listed(model: TokenModel, rules: Rules, tokens: Sequence[str], texts: Se
 
     Raises ConfigError for tokens that exist, and for those that no text can reach.
     """
-    listed = list(
-        {t.spelling: t for t in (_listed(each, rules, texts) for each in tokens)}.values()
-    )
+    space = _spelling_of_space(backend_of(rules))
+    found = [_listed(token, rules, space, texts) for token in tokens]
+    listed = list({token.spelling: token for token in found}.values())
     vocabulary = vocabulary_of(rules)
     added = {token["content"] for token in rules["added_tokens"]}
     _refuse_known(t.written for t in listed if t.spelling in vocabulary or t.written in added)
@@ -84,22 +85,31 @@ def _lines(file: Path) -> list[str]:
     return tokens
 
 
-def _listed(token: str, rules: Rules, texts: Sequence[str]) -> Listed:
+def _listed(token: str, rules: Rules, space: str, texts: Sequence[str]) -> Listed:
     """Return a token in the form that the texts have more often: after a space, or not.
 
     Only vocabularies that write that space into the token tell the two apart. A space before the
     token (or `Ġ` or `▁`, as vocabularies spell it) asks for the first form outright.
     """
-    steps = json.dumps([rules["pre_tokenizer"], rules["normalizer"]], ensure_ascii=False)
-    prefix = rules["model"].get("continuing_subword_prefix") or "##"
-    bare = token[1:] if token[0] in "Ġ▁ " else token
-    if "ByteLevel" not in steps and "▁" not in steps:
+    bare = token[1:] if token[0] in SPACES else token
+    is_bytes = "ByteLevel" in json.dumps([rules["pre_tokenizer"], rules["normalizer"]])
+    if not space:
+        prefix = rules["model"].get("continuing_subword_prefix") or "##"
         piece = bare.removeprefix(prefix)
-        return Listed(token, bare, piece, piece if piece == bare else f"x{piece}")
+        probe = piece if piece == bare else f"x{piece}"
+        if is_bytes:
+            return Listed(token, _spelled(bare), _spelled(piece), probe)
+        return Listed(token, bare, piece, probe)
     form = f" {bare}" if bare != token or _follows_space(token, texts) else token
     probe = f"a{form}" if form.startswith(" ") else f"\n{form}"
-    spelling = _spelled(form) if "ByteLevel" in steps else form.replace(" ", "▁")
+    spelling = _spelled(form) if is_bytes else form.replace(" ", space)
     return Listed(token, spelling, spelling, probe)
+
+
+def _spelling_of_space(backend: Tokenizer) -> str:
+    """Return how tokens spell a space; nothing where the rules drop it."""
+    pieces = "".join(_pieces("a b", backend))
+    return next((space for space in SPACES if space in pieces), "")
 
 
 def _follows_space(token: str, texts: Sequence[str]) -> bool:
@@ -115,13 +125,16 @@ def _spelled(form: str) -> str:
 
 def _is_one_piece(token: Listed, backend: Tokenizer) -> bool:
     """Return whether the rules leave the token whole until they look tokens up."""
-    text = token.probe
+    return any(token.piece in piece for piece in _pieces(token.probe, backend))
+
+
+def _pieces(text: str, backend: Tokenizer) -> list[str]:
+    """Return what the rules split a text into before they look tokens up."""
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
-    pieces = [text]
-    if backend.pre_tokenizer is not None:
-        pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-    return any(token.piece in piece for piece in pieces)
+    if backend.pre_tokenizer is None:
+        return [text]
+    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def _length(token: Listed) -> int:

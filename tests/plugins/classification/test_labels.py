@@ -59,6 +59,18 @@ def test_a_list_among_single_labels_is_the_one_that_does_not_fit() -> None:
         labels.target(["a"])
 
 
+def test_lists_that_are_all_empty_are_told() -> None:
+    with pytest.raises(DataError, match="all rows have an empty list of labels"):
+        find_labels([[], []], options())
+
+
+def test_labels_of_no_known_kind_are_left_to_their_rows() -> None:
+    labels = find_labels([{"of": "a"}], options(balanced=True))
+    assert class_weights(labels, options(balanced=True)) is None
+    with pytest.raises(ValueError, match="expected text or a whole number"):
+        labels.target({"of": "a"})
+
+
 def test_numbers_with_decimals_are_to_be_predicted() -> None:
     labels = find_labels([1.5, 2, 3.0], options())
     assert labels.task == "regression"

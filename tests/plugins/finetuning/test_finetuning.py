@@ -207,6 +207,20 @@ def test_random_weights_can_be_tuned_with_a_tokenizer(
     assert AutoModelForSequenceClassification.from_pretrained(result.checkpoint).num_labels > 1
 
 
+def test_a_checkpoint_without_the_head_is_not_evaluated_with_a_random_one(
+    home: Path,
+    tmp_path: Path,
+    checkpoints: Callable[[str], Path],
+    write_rows: Callable[[str, Rows], Path],
+) -> None:
+    file = write_rows("rows.jsonl", [{"text": "a", "label": 0}])
+    head = ["head=sequence_classification", "evaluator=[classification]"]
+    source = f"model.source={checkpoints('llama')}"
+    config = compose(["stage=evaluation", source, f"data.path={file}", "data.max_length=64", *head])
+    with pytest.raises(ConfigError, match=r"lacks 1 weights of this head, such as score.weight"):
+        run(config, tmp_path / "run")
+
+
 Bad = tuple[str, dict[str, Any], dict[str, Any], str]
 BAD: list[Bad] = [
     (

@@ -17,12 +17,14 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from ontogeny.adapter import Adapter, Bundle
 from ontogeny.checkpoint import save_checkpoint
 from ontogeny.models import load_pretrained
-from ontogeny.objective import Batch
+from ontogeny.objective import IGNORED, Batch
 from ontogeny.options import Model
 from ontogeny.seeding import seed_everything
 from ontogeny_plugins.lora import Lora
@@ -116,3 +118,24 @@ def test_a_head_of_two_layers_opens_in_pefts_own_class_for_the_task(
     torch.testing.assert_close(opened(ids_BT).logits, expected, atol=1e-6, rtol=1e-5)
     again = open_as(AutoModelForSequenceClassification, folder).eval()
     torch.testing.assert_close(again(ids_BT).logits, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["default", "eva", "corda"])
+def test_a_decoder_that_writes_reads_the_labels_of_the_batch(
+    init: str, bundle: Bundle, apply: Apply, ids_BT: Tensor
+) -> None:
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+    ids = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=259, dropout_rate=0.0, **sizes, **ids))
+    writer = Bundle(model, bundle.tokenizer, bundle.head)
+    labels_BU = ids_BT[:, :12].clone()
+    labels_BU[0, 8:] = IGNORED
+    batch = {"input_ids": ids_BT, "labels": labels_BU}
+    before = computed(model, batch)[0]
+    assert before.shape == (2, 12, 259)
+    torch.testing.assert_close(before, model(ids_BT, labels=labels_BU).logits)
+    adapter = apply(Lora(r=4, init=init), writer)
+    adapter.initialise(writer, [batch])
+    holds = [proof.holds for proof in adapter.proofs(writer, batch)]
+    assert holds == [True, True, True]
+    torch.testing.assert_close(computed(model, batch)[0], before, atol=1e-5, rtol=1e-5)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from ontogeny import ConfigError
 from ontogeny_plugins.vocabulary import Vocabulary
@@ -74,6 +74,35 @@ def test_other_text_is_encoded_as_before(kind: str, rules: dict[str, str], held_
         ids = after.encode(text).ids
         if not set(ids) & set(found.ids):
             assert ids == before.encode(text).ids
+
+
+def test_byte_level_rules_that_drop_spaces_take_words_without_them(general: Texts) -> None:
+    """As CLIP's, whose tokens tell the end of a word instead."""
+    backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    words = pre_tokenizers.Split(Regex(r"[\p{L}]+"), "removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(general, trainer)
+    after, found = extend(backend.to_str(), "myocardial")
+    assert tokens(after, "acute myocardial infarction")[-1] != found.spellings[-1]
+    assert found.spellings[-1] == "myocardial</w>"
+    assert "myocardial</w>" in tokens(after, "acute myocardial infarction")
+    with pytest.raises(ConfigError, match=r"the vocabulary has 'the' already"):
+        extend(backend.to_str(), "the")
+
+
+def test_a_space_without_another_spelling_is_part_of_the_token() -> None:
+    letters = {letter: number for number, letter in enumerate(" acehrtu")}
+    after, found = extend(Tokenizer(models.BPE(letters, [])).to_str(), " heart")
+    assert found.spellings[-1] == " heart"
+    assert tokens(after, "a heart") == ["a", " heart"]
 
 
 def test_what_goes_on_in_a_word_is_marked_for_wordpiece(rules: dict[str, str]) -> None:
