@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import torch
 
-<<<<<<< HEAD
-from ontogeny.attention import model_inputs
+from ontogeny.attention import model_inputs, shifted_right
 from ontogeny.chat.conversation import UnfitError
 from ontogeny.chat.template import ChatTemplate
-=======
-from ontogeny.attention import model_inputs, shifted_right
->>>>>>> origin/main
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import ConfigError, RowError
 from ontogeny.models import longest_context
