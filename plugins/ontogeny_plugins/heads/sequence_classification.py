@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.options import Model
-    from ontogeny_plugins.heads import SequenceClassification
+    from ontogeny_plugins.heads import Reward, SequenceClassification
 
 
 class SequenceClassificationHead(Head):
     """transformers' class where the family has one that pools as asked, else our own."""
 
-    def __init__(self, config: SequenceClassification) -> None:
+    def __init__(self, config: SequenceClassification | Reward) -> None:
         self.config = config
         self.facts: Facts = {}
 

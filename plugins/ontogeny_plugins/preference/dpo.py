@@ -25,7 +25,7 @@ from ontogeny_plugins.preference.scoring import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import lightning as L
     from torch import Tensor, nn
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ontogeny_plugins.preference import DPO
 
 # Where policy and reference agree (β, ε, ...), of losses that do not depend on the lengths.
-STARTS = {
+STARTS: dict[str, Callable[[DPO], float]] = {
     "sigmoid": lambda _: math.log(2),
     "robust": lambda _: math.log(2),
     "hinge": lambda _: 1.0,
@@ -66,7 +66,8 @@ class DPOObjective(PairObjective):
         self.config = config
         self.reference = Reference(config.reference)
         self.sync_every, self.sync_share = config.sync_every, config.sync_share
-        self.rows_are_independent = not OVER_BATCH & {config.loss, *config.mix}
+        sorts = OVER_BATCH & {config.loss, *config.mix}
+        self.rows_are_independent = not sorts  # type: ignore[misc]  # by its options
 
     def begin(self, companions: Companions) -> None:
         """Take the reference."""

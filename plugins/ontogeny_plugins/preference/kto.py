@@ -48,7 +48,8 @@ class KTOObjective(Objective):
     def __init__(self, config: KTO) -> None:
         self.config = config
         self.reference = Reference(config.reference)
-        self.rows_are_independent = config.baseline == "zero"
+        # By its options: of mismatched pairs, the rows of a batch depend on each other.
+        self.rows_are_independent = config.baseline == "zero"  # type: ignore[misc]
 
     def begin(self, companions: Companions) -> None:
         """Take the reference."""

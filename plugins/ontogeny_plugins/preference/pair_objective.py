@@ -45,7 +45,8 @@ class PairObjective(Objective):
 
     def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:
         """Prove that the model is causal, and that a shared prompt changes no log-probability."""
-        shown = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        names = ("input_ids", "attention_mask")
+        shown: Batch = {name: batch[name] for name in names if name in batch}
         yield future_proof(model, shown, causal=is_causal(model))
         if self.share_prompt:
             yield sharing_proof(model, batch)

@@ -57,7 +57,7 @@ class Reference:
         `scores` computes them with a model; of an annotated batch it is not called.
         """
         if self.kind == "cached":
-            return cast("Tensor", batch[COLUMN][batch["pair_ids"] >= 0])
+            return batch[COLUMN][batch["pair_ids"] >= 0]
         model = policy if self.model is None else self.model
         off: AbstractContextManager[None] = nullcontext()
         if self._switches:

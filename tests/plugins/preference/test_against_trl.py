@@ -78,6 +78,11 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         )
 
 
+def rows_of(trainer: Any) -> Any:
+    """Return the rows that a trainer of TRL has prepared."""
+    return trainer.train_dataset
+
+
 def bare_tokenizer() -> Any:
     from ontogeny.testing import byte_tokenizer
 
@@ -100,7 +105,7 @@ def test_losses_are_those_of_trl(
     }
     for name, value in {**defaults, **theirs}.items():
         setattr(trainer, name, value)
-    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(len(PAIRS))])
+    batch = trainer.data_collator([rows_of(trainer)[row] for row in range(len(PAIRS))])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         expected = float(trainer.compute_loss(trainer.model.eval(), dict(batch)))
@@ -144,7 +149,7 @@ def test_kto_is_that_of_trl(baseline: str, tmp_path: Path) -> None:
             processing_class=bare_tokenizer(),
         )
         # They pair each answer with the prompt after it, we with the one before: turn the order.
-        given = [trainer.train_dataset[row] for row in range(len(rows))]
+        given = [rows_of(trainer)[row] for row in range(len(rows))]
         with torch.no_grad():
             expected = float(
                 trainer.compute_loss(trainer.model.eval(), trainer.data_collator(given))

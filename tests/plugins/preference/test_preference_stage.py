@@ -62,7 +62,7 @@ def weights(checkpoint: Any) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / "model.safetensors")
 
 
-def annotations(home: Path) -> list[Path]:
+def annotated_folders(home: Path) -> list[Path]:
     folder = home / "annotations"
     return sorted(folder.iterdir()) if folder.exists() else []
 
@@ -85,7 +85,7 @@ def test_the_reference_reads_all_pairs_once_for_all_points_of_a_sweep(
         column = log[0].split(",").index("train/loss")
         losses.append(float(log[1].split(",")[column]))
     assert losses == pytest.approx([1 / (4 * 0.1**2), 1 / (4 * 0.5**2)], rel=1e-4)
-    assert len(annotations(home)) == 1
+    assert len(annotated_folders(home)) == 1
 
 
 @pytest.mark.parametrize("adapter", [[], ["adapter=[lora]"]])
@@ -112,7 +112,7 @@ def test_another_checkpoint_can_be_the_reference(
     log = (result.folder / "stages/preference/logs/metrics.csv").read_text().splitlines()
     first = dict(zip(log[0].split(","), log[1].split(","), strict=True))
     assert float(first["train/loss"]) != pytest.approx(0.693147, abs=1e-3)
-    assert len(annotations(home)) == 1
+    assert len(annotated_folders(home)) == 1
 
 
 @pytest.mark.parametrize(

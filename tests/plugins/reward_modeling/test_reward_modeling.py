@@ -51,6 +51,11 @@ SIZES: dict[str, Any] = {
 }
 
 
+def rows_of(trainer: Any) -> Any:
+    """Return the rows that a trainer of TRL has prepared."""
+    return trainer.train_dataset
+
+
 def bare_tokenizer() -> Any:
     made = byte_tokenizer()
     made.chat_template = None
@@ -273,7 +278,7 @@ def test_the_loss_is_that_of_trl(centre: float, tmp_path: Path, source: Path) ->
             train_dataset=Dataset.from_list([dict(row) for row in ROWS]),
             processing_class=tokenizer,
         )
-        given = trainer.data_collator([trainer.train_dataset[row] for row in range(len(ROWS))])
+        given = trainer.data_collator([rows_of(trainer)[row] for row in range(len(ROWS))])
         with torch.no_grad():
             expected = float(trainer.compute_loss(trainer.model.eval(), dict(given)))
     objective = BradleyTerryObjective(BradleyTerry(centre=centre))
