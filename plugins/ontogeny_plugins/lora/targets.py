@@ -219,11 +219,12 @@ def _refuse_tied(model: PreTrainedModel, key: str, chosen: Iterable[Layer]) -> N
 
 
 def require_rank(key: str, rank: int, layers: Iterable[Layer]) -> None:
-    """Raise ConfigError if a layer is narrower than the rank of its change."""
-    for layer in layers:
-        if layer.width is not None and rank > layer.width:
-            msg = f"{key} is {rank}; expected 1..{layer.width}, the width of {layer.name}"
-            raise ConfigError(msg)
+    """Raise ConfigError if the narrowest layer is narrower than the rank of its change."""
+    widths = {layer.name: layer.width for layer in layers if layer.width is not None}
+    narrowest = min(widths, key=lambda name: widths[name], default=None)
+    if narrowest is not None and rank > widths[narrowest]:
+        msg = f"{key} is {rank}; expected 1..{widths[narrowest]}, the width of {narrowest}"
+        raise ConfigError(msg)
 
 
 def short_names(model: nn.Module, chosen: Sequence[Layer]) -> list[str]:

@@ -169,7 +169,7 @@ def test_a_value_that_the_method_refuses_is_one_line(bundle: Bundle, apply: Appl
 
 
 def test_a_rank_above_the_width_is_one_line(bundle: Bundle, apply: Apply) -> None:
-    words = r"adapter.loha.options.r is 40; expected 1..32, the width of model.layers.0"
+    words = r"adapter.loha.options.r is 40; expected 1..16, the width of model.layers.0"
     with pytest.raises(ConfigError, match=words):
         apply(Peft(method="loha", options={"r": 40}), bundle)
 

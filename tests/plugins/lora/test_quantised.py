@@ -201,7 +201,15 @@ def test_a_quantised_base_without_an_adapter_is_not_trained(
         run(compose(overrides))
 
 
-@pytest.mark.parametrize("name", ALL)
+# One form of each package is quick to try; the others of bitsandbytes are the same code.
+KILLED = [
+    pytest.param(*each.values, marks=[*each.marks, *([pytest.mark.slow] if slow else [])])
+    for each in ALL
+    for slow in [each.values[0] in {"fp4", "int8"}]
+]
+
+
+@pytest.mark.parametrize("name", KILLED)
 def test_a_run_that_was_killed_ends_in_the_same_bytes(
     name: str, base: Path, text_file: Path, tiny_overrides: list[str]
 ) -> None:
