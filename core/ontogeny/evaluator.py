@@ -45,6 +45,17 @@ class Metric:
 
 
 Metrics = dict[str, Metric]
+SHOWN = 30  # metrics of one evaluator that a screen has room for
+
+
+def on_screen(metrics: Metrics) -> Metrics:
+    """Return the metrics that a person is shown: all, or of very many those without a part.
+
+    Parts are what is counted of a class or a source, as `f1/spam`; metrics.json holds them all.
+    """
+    if len(metrics) <= SHOWN:
+        return metrics
+    return {name: metric for name, metric in metrics.items() if "/" not in name}
 
 
 class PlacedRow(dict[str, object]):

@@ -16,6 +16,7 @@ from ontogeny.data.loader import StepSampler, step_loader
 from ontogeny.distributed import Ranks
 from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.evaluation import flat
+from ontogeny.evaluator import on_screen
 from ontogeny.forgetting import ForgettingBudget, mixture_changes, require_no_workers
 from ontogeny.lightning_module import TrainingModule
 from ontogeny.metrics_log import MetricsBuffer, MetricsFile
@@ -214,9 +215,9 @@ class Fit:
 
         def evaluate(module: TrainingModule) -> None:
             results = evaluation.run(bundle)
-            metrics = flat(results)
-            self.buffer.write(module.consumed, metrics)
-            listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in metrics.items())
+            self.buffer.write(module.consumed, flat(results))
+            shown = flat({name: on_screen(metrics) for name, metrics in results.items()})
+            listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in shown.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
             budget.look(module, results)
             if self.best is not None:

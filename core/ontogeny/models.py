@@ -187,9 +187,23 @@ def architecture(
     except Exception as error:  # each family checks its own values in its own way
         msg = f"model.config does not fit a {family} model: {' '.join(str(error).split())}"
         raise ConfigError(msg) from error
+    _require_whole_heads(config)
     _apply(config, changes)
     config._attn_implementation = _attention(model)  # noqa: SLF001  as from_config's argument does
     return config
+
+
+def _require_whole_heads(config: PreTrainedConfig) -> None:
+    """Raise ConfigError where heads of keys cannot be shared evenly: most families do not look."""
+    heads, shared = (
+        getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")
+    )
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
+        msg = (
+            f"model.config.num_attention_heads is {heads} and num_key_value_heads is {shared}; "
+            f"expected a multiple of it: set both"
+        )
+        raise ConfigError(msg)
 
 
 def longest_context(model: PreTrainedModel) -> int | None:

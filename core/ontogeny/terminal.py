@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ontogeny.api import run
 from ontogeny.configuration import typed
+from ontogeny.evaluator import on_screen
 from ontogeny.plugins import registry
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _metrics_table(result: RunResult) -> Table:
         table.add_column(heading, no_wrap=True, min_width=len(heading))
     for stage, evaluators in result.metrics.items():
         for evaluator, values in evaluators.items():
-            for name, metric in values.items():
+            shown = on_screen(values)
+            for name, metric in shown.items():
                 row = (
                     stage,
                     evaluator,
@@ -74,6 +76,8 @@ def _metrics_table(result: RunResult) -> Table:
                     metric.unit,
                 )
                 table.add_row(*row)
+            if more := len(values) - len(shown):
+                table.add_row(stage, evaluator, f"and {more} parts, in metrics.json", "", "", "")
     return table
 
 

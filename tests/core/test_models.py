@@ -125,6 +125,13 @@ def test_an_encoder_with_a_decoder_proves_itself(attention: str) -> None:
 LONGER = ("gpt2_small", "llama_small", "qwen_small")
 
 
+def test_heads_that_cannot_share_their_keys_are_refused() -> None:
+    config = {**TINY, "num_attention_heads": 2, "num_key_value_heads": 4}
+    told = "num_attention_heads is 2 and num_key_value_heads is 4; expected a multiple of it"
+    with pytest.raises(ConfigError, match=told):
+        architecture(Model(config=config), byte_tokenizer(), {})
+
+
 def test_the_vocabulary_and_special_ids_are_the_tokenizers() -> None:
     tokenizer = byte_tokenizer()
     config = architecture(Model(config=TINY), tokenizer, {})

@@ -55,6 +55,17 @@ def test_nothing_in_the_table_is_cut_off_whatever_the_terminal(width: int) -> No
     assert "1e-09 to 1e+09" in row
 
 
+def test_of_very_many_metrics_their_parts_are_counted_and_not_listed() -> None:
+    parts = {f"confusion/{row}/{column}": Metric(1, "rows") for row in "abcdef" for column in "abc"}
+    few = {"accuracy": Metric(0.5, "1"), **parts}
+    assert "confusion/f/c" in table(few)
+    many = {**few, **{f"f1/{number}": Metric(0.5, "1") for number in range(20)}}
+    text = table(many)
+    assert "accuracy" in text
+    assert "confusion/f/c" not in text
+    assert "and 38 parts, in metrics.json" in text
+
+
 def test_samples_are_printed_as_they_are() -> None:
     samples = [Sample("[bold]She", " said [/nothing]\n“yes” 🙂")]
     text = printed(lambda console: _print_samples(console, result({}, samples)))
