@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ontogeny.adapter import Bundle
+from ontogeny.companions import Companions
 from ontogeny.decisions import Decisions
 from ontogeny.errors import ConfigError
 from ontogeny.evaluation import Evaluation
@@ -51,6 +52,7 @@ class EvaluationStage(Stage):
         rows = AllRows(config.data, evaluation.evaluators, context.folder, context.announce)
         evaluation.data = EvaluationData(rows.read(), config.data)
         bundle = self._load(context, device, precision)
+        evaluation.begin(_companions(context, bundle, torch.device(device)))
         evaluation.check(bundle)
         if config.preflight:
             self._require_read_keys(context)
@@ -109,6 +111,12 @@ class EvaluationStage(Stage):
                 f"preflight=off"
             )
             raise ConfigError(msg)
+
+
+def _companions(context: StageContext, bundle: Bundle, device: torch.device) -> Companions:
+    config, registry, store = context.config, context.registry, context.store
+    tokenizer = bundle.tokenizer
+    return Companions(config, registry, store, bundle.head, tokenizer, tokenizer, device)
 
 
 def _device(accelerator: str) -> str:

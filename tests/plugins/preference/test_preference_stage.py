@@ -200,3 +200,25 @@ def test_kto_learns_from_single_answers(overrides: list[str], tmp_path: Path) ->
     assert float(log[0]["train/loss"]) == pytest.approx(0.5, abs=1e-4)
     assert float(log[-1]["train/loss"]) < 0.4
     assert float(log[-1]["train/reward_good"]) > float(log[-1]["train/reward_bad"])
+
+
+def test_a_checkpoint_is_measured_against_its_reference_alone(
+    overrides: list[str], source: Path, pairs: Path
+) -> None:
+    trained = run(compose([*overrides, "trainer.max_steps=40", "optimizer.lr=3e-3"])).checkpoint
+    evaluation = [
+        "stage=evaluation",
+        f"model.source={trained}",
+        f"data.path={pairs}",
+        "data.max_length=64",
+        "evaluator=[preference]",
+        "trainer.accelerator=cpu",
+        "precision=32-true",
+    ]
+    against = run(compose([*evaluation, f"teacher.source={source}"]))
+    found = against.metrics["evaluation"]["preference"]
+    assert found["accuracy"].value > 0.9
+    assert found["margin"].value > 0
+    itself = run(compose(evaluation)).metrics["evaluation"]["preference"]
+    assert itself["accuracy"].value == 0.5
+    assert itself["margin"].value == 0.0
