@@ -30,7 +30,7 @@ TASK_STAGES = (
     (("text", "label"), ("finetuning",)),
     (("question", "context", "label"), ("finetuning",)),
     (("chosen",), ("preference",)),
-    (("completion", "label"), ("preference",)),  # answers that were judged, good and bad
+    (("completion", "label"), ("preference_unpaired",)),  # answers that were judged, good and bad
     (("messages",), ("sft",)),
     (("prompt", "completion"), ("sft",)),
     (("text",), CONTINUED),

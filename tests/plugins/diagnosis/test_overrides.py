@@ -130,6 +130,8 @@ def test_strange_paths_compose() -> None:
         (("question", "context", "answers"), "finetuning_qa"),
         (("question", "choices", "label"), "finetuning_choice"),
         (("prompt", "completion"), "sft"),
+        (("prompt", "chosen", "rejected"), "preference"),
+        (("prompt", "completion", "label"), "preference_unpaired"),
         (("messages",), "sft"),
         (("text",), "continued_pretraining"),
     ],

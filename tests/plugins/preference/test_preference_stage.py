@@ -193,8 +193,9 @@ def test_kto_learns_from_single_answers(overrides: list[str], tmp_path: Path) ->
         for answer, good in ((word * 2, True), (f"no {word}", False))
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    kto = [f"data.path={file}", "objective=kto", "evaluator=[]", "trainer.max_steps=30"]
-    result = run(compose([*overrides, *kto, "optimizer.lr=3e-3"]))
+    kto = [f"data.path={file}", "stage=preference_unpaired", "trainer.max_steps=30"]
+    others = [item for item in overrides if not item.startswith("stage=")]
+    result = run(compose([*others, *kto, "optimizer.lr=3e-3"]))
     lines = (result.folder / "stages/preference/logs/metrics.csv").read_text().splitlines()
     log = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert float(log[0]["train/loss"]) == pytest.approx(0.5, abs=1e-4)
