@@ -36,7 +36,7 @@ def command(arguments: Sequence[str]) -> int:
     """Carry out one command line; return its exit code. Errors are printed in one line."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _quieten()
+    quieten()
     show_trace = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     try:
         _dispatch(arguments)
@@ -57,7 +57,8 @@ def command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _quieten() -> None:
+def quieten() -> None:
+    """Keep off the screen what packages say while they are imported though nothing is wrong."""
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -182,7 +183,7 @@ def _job(failures: list[Exception], config: DictConfig) -> None:
 
     if _stopped:
         raise _SweepStopped(_stopped[0])
-    _quieten()  # here, too: a launcher may run jobs in processes of its own
+    quieten()  # here, too: a launcher may run jobs in processes of its own
     try:
         run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
     except SystemExit as error:

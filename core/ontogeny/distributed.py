@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-ENTRY = "from ontogeny.distributed import follow; follow()"
+ENTRY = "from ontogeny.cli import quieten; quieten(); import ontogeny.distributed as d; d.follow()"
 KEPT = ("name", "config", "folder", "key", "lineage", "overrides")  # what a rank is told of a stage
 GRACE_SECONDS = 5.0  # when one rank has failed, for the others to find out by themselves
 _log = logging.getLogger("ontogeny.distributed")
