@@ -138,7 +138,7 @@ class Companions:
         if self._adapted is None or not self._adapted[1]:
             msg = (
                 "there is no adapter to switch off: the model's own weights are trained; choose "
-                "one, as 'adapter=[lora]'"
+                "one that leaves them as they are"
             )
             raise ConfigError(msg)
         bundle, adapters = self._adapted
