@@ -50,9 +50,9 @@ ROLLOUTS = [
     "objective.max_tokens=6",
     "trainer.max_steps=3",
 ]
-# Needs a reward model: tests/plugins/reinforcement checks its contract with one.
-# Needs an optional package: tests/plugins/lm_eval checks its contract where that is installed.
-ELSEWHERE = {("evaluator", "lm_eval"), ("reward", "checkpoint")}
+# Need an optional package, another checkpoint or a reward model: the tests of their plugins check
+# their contracts with those.
+ELSEWHERE = {("evaluator", "lm_eval"), ("evaluator", "win_rate"), ("reward", "checkpoint")}
 COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("adapter", "adalora", {}),
     ("adapter", "block_expansion", {"overrides": ["adapter.block_expansion.every=1"]}),
