@@ -65,7 +65,10 @@ def trl(steps: int) -> dict[str, float]:
     """Time TRL's PPOTrainer."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import (  # type: ignore[import-not-found]  # of TRL 1.12
+        PPOConfig,
+        PPOTrainer,
+    )
 
     class Ticks(TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
