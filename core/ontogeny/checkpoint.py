@@ -34,9 +34,16 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
         if bundle.model.can_generate() and not (unfinished / GENERATION).exists():
             bundle.model.generation_config.save_pretrained(unfinished)  # beside an adapter, too
         save_tokenizer(bundle.tokenizer, unfinished)
-        write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
-        write_text(unfinished / CARD, _card(lineage))
+        write_lineage(unfinished, lineage)
     return folder
+
+
+def write_lineage(folder: Path, lineage: Mapping[str, object]) -> None:
+    """Write lineage.json, and the model card made from it, into a checkpoint's folder."""
+    from ontogeny.card import model_card  # noqa: PLC0415  imports huggingface_hub
+
+    write_text(folder / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
+    write_text(folder / CARD, model_card(lineage, folder))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -121,24 +128,3 @@ def base_of_adapter(key: str, source: str) -> str:
     if what is not None:
         raise CheckpointError(f"{key} is {source!r}, {what}")
     return cast("str", base)
-
-
-def _card(lineage: Mapping[str, object]) -> str:
-    """Return a model card with the facts of the lineage."""
-    data = cast("list[dict[str, object]]", lineage.get("data", []))
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [ontogeny]",
-        "---",
-        f"# {lineage.get('stage', 'checkpoint')}",
-        "",
-        f"Made by the stage `{lineage.get('stage')}` of Ontogeny.",
-        "`lineage.json` beside this file holds its whole configuration.",
-        "",
-        f"- parent: {lineage.get('parent') or 'none (random weights)'}",
-        f"- steps: {lineage.get('steps')}",
-        *(f"- data: {source.get('path')} ({source.get('rows')} rows)" for source in data),
-        "",
-    ]
-    return "\n".join(lines)

@@ -33,6 +33,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"base": options.Schedule},
     "forgetting": {"base": options.Forgetting},
     "trainer": {"base": options.Trainer},
+    "report": {"base": options.Report},
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
@@ -69,6 +70,13 @@ class RunConfig:
 
     stages: dict[str, StageConfig]
     overrides: list[str]
+    report: options.Report = field(default_factory=options.Report)
+    flags: list[str] = field(default_factory=list)  # of Hydra, which decide what is composed
+    is_lifecycle: bool = False  # the keys of a stage begin with `stages.<name>.`
+
+    def prefix(self, stage: str) -> str:
+        """Return what stands before the keys of a stage in overrides."""
+        return f"stages.{stage}." if self.is_lifecycle else ""
 
 
 def register(registry: Registry) -> None:
@@ -115,17 +123,18 @@ def typed(config: DictConfig, overrides: list[str]) -> RunConfig:
     except OmegaConfBaseException as error:
         raise _missing_or_wrong(error) from error
     root = cast("dict[str, object]", container)
+    report = cast("options.Report", root.pop("report", None) or options.Report())
     if not root.get("stages"):
         root.pop("stages", None)
         stage = _stage("", root)
-        return RunConfig({_own_name(stage): stage}, overrides)
+        return RunConfig({_own_name(stage): stage}, overrides, report)
     stages = cast("dict[str, dict[str, object]]", root["stages"])
     extra = [key for key in root if key != "stages"]
     if extra:
         msg = f"{extra[0]} stands beside stages; set it in a stage, as stages.<name>.{extra[0]}"
         raise ConfigError(msg)
     named = {name: _stage(f"stages.{name}.", body) for name, body in stages.items()}
-    return RunConfig(named, overrides)
+    return RunConfig(named, overrides, report, is_lifecycle=True)
 
 
 def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:
