@@ -28,11 +28,11 @@ class Sample:
 
     prompt: str
     text: str
-    facts: dict[str, object] = field(default_factory=dict)  # more columns, such as a reward
+    columns: Mapping[str, object] = field(default_factory=dict)  # more to show, as its reward
 
     def as_dict(self) -> dict[str, object]:
         """Return the form that stands in samples.json: one column for each fact."""
-        return {"prompt": self.prompt, "text": self.text, **self.facts}
+        return {"prompt": self.prompt, "text": self.text, **self.columns}
 
 
 def read_samples(file: Path) -> list[Sample]:
@@ -40,8 +40,8 @@ def read_samples(file: Path) -> list[Sample]:
     rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     samples = []
     for row in rows:
-        facts = {name: value for name, value in row.items() if name not in {"prompt", "text"}}
-        samples.append(Sample(str(row.get("prompt", "")), str(row.get("text", "")), facts))
+        columns = {name: value for name, value in row.items() if name not in {"prompt", "text"}}
+        samples.append(Sample(str(row.get("prompt", "")), str(row.get("text", "")), columns))
     return samples
 
 

@@ -66,7 +66,7 @@ def _print_samples(console: Console, result: RunResult) -> None:
             console.print(f"{name} writes: ", style="dim", end="", markup=False)
             console.print(sample.prompt, style="bold", end="", markup=False)
             console.print(sample.text, markup=False)
-            for fact, value in sample.facts.items():
+            for fact, value in sample.columns.items():
                 console.print(f"  {fact}: {value}", style="dim", markup=False)
 
 

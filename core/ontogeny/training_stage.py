@@ -50,7 +50,8 @@ class TrainingStage(Stage):
             metrics["forgetting"] = changes
         measured = {name: adapter.metrics() for name, adapter in training.adapters.items()}
         metrics |= {name: found for name, found in measured.items() if found}
-        samples = self._keep_samples(context, AFTER, trained.bundle)
+        own = training.objective.samples()
+        samples = self._keep_samples(context, AFTER, trained.bundle, own)
         return StageResult(checkpoint, metrics, samples, trained.steps, trained.complete)
 
     def measured_rows(
@@ -60,13 +61,15 @@ class TrainingStage(Stage):
         objective = cast("Objective", registry.build(config.objective))
         return validation_rows_again(config.data, objective.columns)
 
-    def _keep_samples(self, context: StageContext, name: str, bundle: Bundle) -> list[Sample]:
+    def _keep_samples(
+        self, context: StageContext, name: str, bundle: Bundle, more: Sequence[Sample] = ()
+    ) -> list[Sample]:
         """Write down what a model writes as it is now, unless that was done before."""
         file = context.folder / name
         if name == BEFORE and file.exists():
             return read_samples(file)
         bundle.model.eval()
-        samples = self.samples(bundle, context)
+        samples = [*more, *self.samples(bundle, context)]
         shown = [sample.as_dict() for sample in samples]
         write_text(file, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
         return samples
