@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Remeasurement:
-    """A checkpoint, loaded with the head of a stage; raises CheckpointError if it has no such head."""
+    """A checkpoint, loaded with the head of a stage; raises CheckpointError if it has none such."""
 
     def __init__(self, config: StageConfig, checkpoint: Path, store: Store) -> None:
         self.config = config

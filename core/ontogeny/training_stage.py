@@ -68,8 +68,10 @@ class TrainingStage(Stage):
         file = context.folder / name
         if name == BEFORE and file.exists():
             return read_samples(file)
+        training = bundle.model.training
         bundle.model.eval()
         samples = [*more, *self.samples(bundle, context)]
+        bundle.model.train(training)
         shown = [sample.as_dict() for sample in samples]
         write_text(file, json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
         return samples
