@@ -40,7 +40,7 @@ class Speed:
         """Note how many steps and tokens are done."""
         now = self._now()
         self._seen.append((now, steps, tokens))
-        while len(self._seen) > 2 and self._seen[1][0] < now - WINDOW_SECONDS:
+        while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
             self._seen.popleft()
 
     def rates(self) -> tuple[float, float] | None:

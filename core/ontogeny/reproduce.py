@@ -6,14 +6,17 @@ those of that run first.
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from ontogeny.api import compose
 from ontogeny.checkpoint import checkpoint_digest, read_lineage
-from ontogeny.errors import CheckpointError
+from ontogeny.configuration import plain
+from ontogeny.errors import CheckpointError, OntogenyError
 from ontogeny.keys import package_versions
 from ontogeny.lineage import chain, inputs_of
 
@@ -81,10 +84,46 @@ def differences(lineage: Json) -> list[str]:
     for each in chain(lineage):
         for option, given in inputs_of(each).items():
             if given.get("key") is None and _is_gone(str(given["source"])):
-                found.append(
-                    f"{option} of {each.get('stage')} was {given['source']}, which is gone"
-                )
+                found.append(f"{option} of {each.get('stage')} was {given['source']}: it is gone")
+        found += _other_options(each)
     return found
+
+
+def _other_options(lineage: Json) -> list[str]:
+    """Return the options of a stage that its command does not say: set in Python, or in a file."""
+    command, name = lineage.get("command"), lineage.get("stage")
+    if command is None:
+        return []
+    try:
+        stages = compose([*command["overrides"], *_search_path(command["flags"])]).stages
+    except OntogenyError as error:
+        return [f"the command of {name} no longer composes: {error}"]
+    if name not in stages:
+        return [f"the command of {name} composes other stages: {', '.join(stages)}"]
+    now, then = dict(_leaves(plain(stages[name]))), dict(_leaves(lineage["config"]))
+    return [
+        f"{key} was {then[option]}, and the command composes {now.get(option, 'none such')}: "
+        f"add {key}={then[option]}"
+        for option in then
+        if option not in inputs_of(lineage) and then[option] != now.get(option)
+        for key in [f"{command['prefix']}{option}"]
+    ]
+
+
+def _search_path(flags: Sequence[str]) -> list[str]:
+    """Return what stands for `--config-dir` where a config is composed and nothing is run."""
+    folders = [flag.partition("=")[2] for flag in flags if flag.startswith("--config-dir=")]
+    places = ",".join(f'"file://{folder}"' for folder in folders)
+    return [f"hydra.searchpath=[{places}]"] if folders else []
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each option of a configuration with its value, as overrides write them."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _make(key: str, known: Json, written: Script, places: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""A lifecycle of two tiny stages, composed on the command line, for the tests of what runs leave."""
+"""A lifecycle of two tiny stages, composed on the command line, for tests of what runs leave."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def chain_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def chain_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Return a run of `first` and `second`, with evaluations on the way."""
     from ontogeny import compose, run
 
@@ -41,4 +40,4 @@ def chain_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         patch.setenv("ONTOGENY_HOME", str(place / "home"))
         patch.chdir(place)
         result = run(compose(overrides), place / "run")
-    yield Finished(result.folder, place / "home", text, overrides)
+    return Finished(result.folder, place / "home", text, overrides)

@@ -77,7 +77,7 @@ def test_a_suite_that_cannot_measure_a_checkpoint_says_why(
         *(f"stages.third.{item}" for item in ("trainer.max_steps=1", "preflight=off")),
         "stages.third.data.validation.share=0.5",
     ]
-    folder, out = finished(cli, [*two_stages(text_file), *third])
+    folder, _ = finished(cli, [*two_stages(text_file), *third])
     matrix = cells(read(folder / "matrix.json"))
     # The body still predicts words, since input and output embeddings are one; but what was not
     # fine-tuned has no classes.
