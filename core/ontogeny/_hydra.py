@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ontogeny.component import GROUPS
-from ontogeny.configuration import StageConfig, register, wrong_value
+from ontogeny.configuration import RUN_KEYS, StageConfig, register, wrong_value
 from ontogeny.errors import ConfigError
 from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
@@ -115,7 +115,7 @@ def _in_stage(item: str, own: set[str]) -> str:
 
 def _aliases(overrides: Sequence[str]) -> set[str]:
     """Return the names of the root stage, if an override begins with what may be one."""
-    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages", "report"}
+    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages", *RUN_KEYS}
     heads = {found[2] for item in overrides if (found := _ALIAS.match(item))} - keys
     if not heads:
         return set()

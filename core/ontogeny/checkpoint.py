@@ -92,12 +92,16 @@ def checkpoint_digest(key: str, source: str) -> str:
         what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
         msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
         raise CheckpointError(msg)
-    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    beside = {LINEAGE, CARD, "MANIFEST.json"}
+    if is_adapter_folder(source) and key != "tokenizer.source":
+        base = base_of_adapter(key, source)
+        own = {**read_object(folder / ADAPTER), "base_model_name_or_path": None}  # is elsewhere
+        digest = digest_folder(folder, ignore={*beside, ADAPTER})
+        parts = {"adapter": digest, "config": own, "base": checkpoint_digest(key, base)}
+        return digest_json(parts)
+    digest = digest_folder(folder, ignore=beside)
     if key == "tokenizer.source":
         return digest
-    if is_adapter_folder(source):
-        base = base_of_adapter(key, source)
-        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base)})
     if not (folder / "config.json").exists():
         msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)

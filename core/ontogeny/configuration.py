@@ -37,6 +37,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
+RUN_KEYS = ("report",)  # of the run, beside those of its stages
 
 
 @dataclass
@@ -124,18 +125,18 @@ def typed(config: DictConfig, overrides: list[str]) -> RunConfig:
     except OmegaConfBaseException as error:
         raise _missing_or_wrong(error) from error
     root = cast("dict[str, object]", container)
-    report = cast("options.Report", root.pop("report", None) or options.Report())
+    own = {key: root.pop(key) for key in RUN_KEYS if root.get(key) is not None}
     if not root.get("stages"):
         root.pop("stages", None)
         stage = _stage("", root)
-        return RunConfig({_own_name(stage): stage}, overrides, report)
+        return RunConfig({_own_name(stage): stage}, overrides, **own)  # type: ignore[arg-type]
     stages = cast("dict[str, dict[str, object]]", root["stages"])
     extra = [key for key in root if key != "stages"]
     if extra:
         msg = f"{extra[0]} stands beside stages; set it in a stage, as stages.<name>.{extra[0]}"
         raise ConfigError(msg)
     named = {name: _stage(f"stages.{name}.", body) for name, body in stages.items()}
-    return RunConfig(named, overrides, report, is_lifecycle=True)
+    return RunConfig(named, overrides, **own, is_lifecycle=True)  # type: ignore[arg-type]
 
 
 def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:

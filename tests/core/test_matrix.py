@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.core.chain import finished, read, two_stages
+from tests.core.conftest import Finished
 
 from ontogeny.evaluator import Metric
 from ontogeny.matrix import Cell, summary
-from tests.core.chain import finished, read, two_stages
-from tests.core.conftest import Finished
 
 
 def cells(matrix: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-
-from ontogeny import progress
-from ontogeny.progress import Display, Progress, Speed, duration, progress_for
 from tests.core.chain import two_stages
+
+from ontogeny.progress import Display, Progress, Speed, duration, progress_for
 
 
 def screen(text: io.StringIO, width: int = 100) -> Console:
@@ -62,7 +61,7 @@ def test_plain_lines_name_the_stage_and_now_and_then_the_step(
     lines: list[str] = []
     told = Progress(lines.append)
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     told.begin(["one", "two"])
     told.stage("one", "cached")
     told.stage("two", "running")

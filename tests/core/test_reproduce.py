@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.core.chain import SMALL, finished, two_stages
 
 from ontogeny import compose, run
 from ontogeny.checkpoint import checkpoint_digest
 from ontogeny.errors import CheckpointError
 from ontogeny.reproduce import differences, reproduce, script
-from tests.core.chain import SMALL, finished, two_stages
 
 Cli = Callable[..., Any]
 

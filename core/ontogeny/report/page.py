@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +31,8 @@ from ontogeny.reproduce import command_line, script
 if TYPE_CHECKING:
     from jinja2 import Template
 
-EVERY_SECONDS = 30.0  # that a page is written anew while a stage trains
+EVERY_SECONDS = 30.0  # that a page is written anew while a stage trains,
+SHARE = 0.01  # as long as that takes no more of the time: logs of long runs are long
 MOST_SAMPLES = 50
 MOST_LETTERS = 2000  # of a cell of a table
 _log = logging.getLogger("ontogeny.report")
@@ -42,22 +43,24 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._written = 0.0
+        self._due = 0.0
 
     def refresh(self) -> None:
-        """Write the page if it is older than half a minute."""
-        if time.monotonic() - self._written >= EVERY_SECONDS:
+        """Write the page if it is older than half a minute, or more where it takes long."""
+        if time.monotonic() >= self._due:
             self.write()
 
     def write(self) -> None:
         """Write the page of what there is so far."""
+        began = time.monotonic()
         try:
             write_text(self._folder / REPORT, render(self._folder))
         except Interrupted:
             raise
         except Exception as error:  # noqa: BLE001  a run is worth more than its page
             _log.warning("%s could not be written: %s: %s", REPORT, type(error).__name__, error)
-        self._written = time.monotonic()
+        ended = time.monotonic()
+        self._due = ended + max(EVERY_SECONDS, (ended - began) / SHARE)
 
 
 def rewrite(folder: str) -> Path:
@@ -235,7 +238,7 @@ def _plugin_sections(stage: StageFacts) -> Iterator[Section]:
         arguments = {"stage": stage.name, "folder": stage.folder.resolve()}
         wanted = {name: arguments[name] for name in implementation.argnames}
         try:
-            for section in implementation.function(**wanted):
+            for section in cast("Iterable[object]", implementation.function(**wanted)):
                 if not isinstance(section, Section):
                     msg = f"it returned {section!r}; expected ontogeny.Section objects"
                     raise TypeError(msg)  # noqa: TRY301  said like all else that is wrong with it

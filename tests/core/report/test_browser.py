@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from tests.core.conftest import Finished
 from tests.core.report.browser import Browser, browser, chromium
 
@@ -13,8 +12,9 @@ SCREENS = [(390, False), (390, True), (1280, False), (1280, True)]
 # Contrast of letters to what is behind them, as WCAG 2 counts it; the least of all elements.
 CONTRAST = """
 (() => {
-  const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const share = [.2126, .7152, .0722];
+  const light = c => c.map(v => linear(v / 255)).reduce((sum, v, i) => sum + v * share[i], 0);
   const parts = text => text.match(/[\\d.]+/g).map(Number);
   const behind = e => {
     for (; e; e = e.parentElement) {

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ontogeny.report.page import Page, render
 from tests.core.chain import finished, read, run_folder, two_stages
 from tests.core.conftest import Finished
+
+from ontogeny.report.page import Page, render
 
 Cli = Callable[..., Any]
 VOID = {"meta", "link", "br"}
