@@ -61,6 +61,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
+def checkpoint_of(folder: str) -> Path:
+    """Return a checkpoint's folder: the given one, or the one in the folder of a stage."""
+    inside = Path(folder) / "checkpoint"
+    return inside if (inside / "config.json").exists() else Path(folder)
+
+
 def read_lineage(folder: Path) -> dict[str, object]:
     """Return where a checkpoint comes from; empty for one that Ontogeny did not write."""
     file = folder / LINEAGE

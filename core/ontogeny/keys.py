@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
@@ -75,7 +76,7 @@ def measurement_key(
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that a run stands on, for lineage and status files."""
     names = ("ontogeny", "torch", "lightning", "transformers", "tokenizers", "hydra-core", "numpy")
-    return {name: _version(name) for name in names}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
 def _version(name: str) -> str:

@@ -185,7 +185,7 @@ def summary(cells: Sequence[Cell], line: Sequence[str]) -> Iterator[dict[str, ob
 
     With R[i, j] a metric of stage j on checkpoint i, T the last checkpoint, and signs so that more
     is better: gain R[j, j] - R[j - 1, j], backward transfer R[T, j] - R[j, j], and forgetting
-    max over l < T of R[l, j], less R[T, j].
+    max over l < T of R[l, j], less R[T, j]. Clear is what leaves the 95 % interval of R[j, j].
     """
     for (stage, evaluator, name), metrics in _series(cells, line).items():
         own = metrics.get(stage)
@@ -197,12 +197,21 @@ def summary(cells: Sequence[Cell], line: Sequence[str]) -> Iterator[dict[str, ob
         at = line.index(stage) if stage in line else None
         if own is not None and at and (before := metrics.get(line[at - 1])) is not None:
             row["gain"] = sign * (own.value - before.value)
+            row["gain_is_clear"] = _is_clear(own, before.value)
         if own is not None and last is not None and stage != line[-1]:
             row["backward_transfer"] = sign * (last.value - own.value)
         earlier = [sign * metric.value for place, metric in metrics.items() if place != line[-1]]
         if last is not None and earlier and stage != line[-1]:
             row["forgetting"] = max(earlier) - sign * last.value
+            row["forgetting_is_clear"] = own is None or _is_clear(own, last.value)
         yield row
+
+
+def _is_clear(own: Metric, other: float) -> bool:
+    """Say whether a value lies outside the 95 % interval of a stage's own, where it has one."""
+    if own.low is None or own.high is None:
+        return True
+    return not own.low <= other <= own.high
 
 
 def _series(

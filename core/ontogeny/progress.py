@@ -183,6 +183,8 @@ def progress_for(console: Console, *, display: bool) -> Progress:
 
 def duration(seconds: float) -> str:
     """Return a length of time with its two largest units: `42 s`, `3 min 10 s`, `2 h 5 min`."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     for size, unit, smaller_size, smaller in (
         (86_400, "d", 3_600, "h"),

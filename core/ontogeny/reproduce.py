@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ontogeny.api import compose
-from ontogeny.checkpoint import checkpoint_digest, read_lineage
+from ontogeny.checkpoint import checkpoint_digest, checkpoint_of, read_lineage
 from ontogeny.configuration import plain
 from ontogeny.errors import CheckpointError, OntogenyError
 from ontogeny.keys import package_versions
@@ -42,12 +42,13 @@ def reproduce(folder: str) -> str:
 
     Comments tell where it will be, what its digest has to be, and what is different today.
     """
-    lineage = read_lineage(Path(folder))
+    path = checkpoint_of(folder)
+    lineage = read_lineage(path)
     if not lineage:
         msg = f"{folder} has no lineage.json, so it is not known how it was made"
         raise CheckpointError(msg)
     written = script(lineage)
-    digest = checkpoint_digest("the checkpoint", str(Path(folder).resolve()))
+    digest = checkpoint_digest("the checkpoint", str(path.resolve()))
     lines = [f"# makes {folder} again, as {written.checkpoint}"]
     lines += [f"# digest of its content: {digest} (`ontogeny show` prints it)"]
     lines += [f"# note: {note}" for note in differences(lineage)]

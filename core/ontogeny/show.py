@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from ontogeny.checkpoint import checkpoint_digest, read_lineage, read_object
+from ontogeny.checkpoint import checkpoint_digest, checkpoint_of, read_lineage, read_object
 from ontogeny.errors import CheckpointError
 from ontogeny.lineage import chain, inputs_of
 from ontogeny.weights import count_parameters
@@ -17,7 +17,7 @@ Json = Mapping[str, object]
 
 def show(folder: str) -> str:
     """Return a description of a checkpoint folder; raise CheckpointError if it is none."""
-    path = Path(folder)
+    path = checkpoint_of(folder)
     if not (path / "config.json").exists():
         msg = f"{folder} is no checkpoint: it has no config.json"
         raise CheckpointError(msg)

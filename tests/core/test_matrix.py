@@ -121,6 +121,13 @@ def test_of_a_loss_a_fall_is_a_gain() -> None:
     assert b["gain"] == 1.0
 
 
+def test_a_change_within_the_interval_of_the_stages_own_value_is_not_clear() -> None:
+    own = Cell("a", "a", "e", {"accuracy": Metric(0.5, "1", 0.4, 0.6)})
+    for value, clear in ((0.45, False), (0.35, True)):
+        (row,) = summary([own, cell("b", "a", value)], ["a", "b"])
+        assert row["forgetting_is_clear"] is clear
+
+
 def test_a_side_branch_does_not_count_as_forgetting() -> None:
     found = [cell("a", "a", 0.5), cell("branch", "a", 0.9), cell("b", "a", 0.5)]
     (a,) = summary(found, ["a", "b"])

@@ -43,7 +43,7 @@ def test_a_speed_is_that_of_late() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.4, "0 s"),
+        (0.44, "0.4 s"),
         (59, "59 s"),
         (60, "1 min"),
         (190, "3 min 10 s"),

@@ -49,28 +49,29 @@ def _pair(stage: StageFacts, source: str | None, change: float) -> tuple[str, st
 
 
 def _of_matrix(matrix: Json, compared: Collection[str]) -> Iterator[Json]:
-    """Yield gain and forgetting of every stage's headline metric, of its sources where it has any.
+    """Yield gain (by source, where there are several) and forgetting of every stage's metric.
 
     Stages that have measured their gain themselves are left out there.
     """
     shown = headline_metrics(matrix)
     parted = {(stage, evaluator) for stage, evaluator, name in shown if "/" in name}
-    for row in matrix.get("summary", []):
-        suite = (row["stage"], row["evaluator"])
-        if (*suite, row["metric"]) not in shown or ("/" in row["metric"]) != (suite in parted):
-            continue
-        for what in ("gain", "forgetting"):
-            value = row.get(what)
-            if value is not None and not (what == "gain" and row["stage"] in compared):
-                yield _number(row, what, value)
+    for what in ("gain", "forgetting"):
+        for row in matrix.get("summary", []):
+            suite, name = (row["stage"], row["evaluator"]), row["metric"]
+            by_source = what == "gain" and suite in parted
+            told = (*suite, name) in shown and ("/" in name) == by_source
+            if told and what in row and not (what == "gain" and row["stage"] in compared):
+                yield _number(row, what, row[what])
 
 
 def _number(row: Json, what: str, value: float) -> Json:
     good = value > 0 if what == "gain" else value <= 0
     detail = "against the checkpoint before" if what == "gain" else "by the last checkpoint"
+    if not row.get(f"{what}_is_clear", True):
+        detail += ", within the 95 % interval"
     return {
         "name": f"{row['stage']}: {what} in {row['metric']}",
         "value": f"{value:+.3g}",
         "detail": f"{row['unit']}, {detail}" if row["unit"] != "1" else detail,
-        "verdict": "good" if good else "bad",
+        "verdict": "" if "within" in detail else "good" if good else "bad",
     }

@@ -102,7 +102,16 @@ def _cell(values: dict[tuple[str, Key], Json], checkpoint: str, key: Key) -> Jso
     better = change < 0 if metric["less_is_better"] else change > 0
     word = "better" if better else "worse"
     cell |= {"own": False, "note": f"{change:+.3g}, {word}" if change else "the same"}
-    return {**cell, "verdict": {0: ""}.get(change, "good" if better else "bad")}
+    if _is_within(metric["value"], own):
+        return {**cell, "note": f"{change:+.3g}, within" if change else "the same"}
+    return {**cell, "verdict": "good" if better else "bad"}
+
+
+def _is_within(value: float, own: Json) -> bool:
+    """Say whether a value lies in the 95 % interval of a stage's own, or equals it."""
+    if own.get("low") is None or own.get("high") is None:
+        return bool(value == own["value"])
+    return bool(own["low"] <= value <= own["high"])
 
 
 def _reasons(matrix: Json) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -35,6 +35,7 @@ EVERY_SECONDS = 30.0  # that a page is written anew while a stage trains,
 SHARE = 0.01  # as long as that takes no more of the time: logs of long runs are long
 MOST_SAMPLES = 50
 MOST_LETTERS = 2000  # of a cell of a table
+_EMPTY_LINES = re.compile(r"\n{4,}")  # a small model may write nothing but them
 _log = logging.getLogger("ontogeny.report")
 
 
@@ -120,6 +121,7 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = _EMPTY_LINES.sub(lambda found: f"\n[{len(found[0]) - 1} empty lines]\n", text)
     rest = len(text) - MOST_LETTERS
     return text if rest <= 0 else f"{text[:MOST_LETTERS]}… ({rest:,} more letters)"
 
@@ -283,7 +285,6 @@ def _bytes(count: float | None) -> str | None:
 
 
 def _versions(status: Json) -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
     yield from cast("dict[str, str]", status.get("versions", {})).items()
     for plugin in registry().plugins:
         if plugin.origin != "ontogeny" and not plugin.disabled:
