@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,6 +98,10 @@ class Adapter(ABC):
         """Return the adapter's own preflight proofs."""
         del bundle, batch
         return ()
+
+    def record(self) -> Mapping[str, object]:
+        """Return what was done to the model (JSON), for the lineage of its checkpoint."""
+        return {}
 
     def metrics(self) -> Metrics:
         """Return what the adapter has measured; it stands in metrics.json under its name."""

@@ -1,0 +1,126 @@
+"""How far a student's distribution q is from its teacher's p: terms and slopes of each.
+
+All are sums over the tokens of a vocabulary, or over the buckets of a coarser one: F(log p, log q).
+With the slope ∂F/∂log q, the gradient of the sum by the student's logits is slope - q·Σ slope.
+"""
+# C rows, V tokens or buckets
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOWEST = -1e4  # a log-probability of nothing: exp of it is 0, and 0 times it is not NaN
+
+
+class Divergence(ABC):
+    """A sum over tokens that is 0 where both distributions are the same."""
+
+    @abstractmethod
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return F and ∂F/∂log q of every token, [C, V] each; in float32, at LOWEST or above."""
+
+    def __call__(self, log_p_CV: Tensor, log_q_CV: Tensor) -> Tensor:
+        """Return the divergence of each row, [C]."""
+        return self.terms(log_p_CV, log_q_CV)[0].sum(-1)
+
+
+@dataclass(frozen=True)
+class ForwardKL(Divergence):
+    """KL(p ‖ q) = Σ p log(p/q): the student covers all that the teacher does (Hinton, 2015)."""
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p (log p - log q) and -p."""
+        p_CV = log_p_CV.exp()
+        return p_CV * (log_p_CV - log_q_CV), -p_CV
+
+
+@dataclass(frozen=True)
+class ReverseKL(Divergence):
+    """KL(q ‖ p) = Σ q log(q/p): the student seeks a mode of the teacher (Gu et al., 2024)."""
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return q (log q - log p) and the same plus q."""
+        q_CV = log_q_CV.exp()
+        terms_CV = q_CV * (log_q_CV - log_p_CV)
+        return terms_CV, terms_CV + q_CV
+
+
+@dataclass(frozen=True)
+class JSD(Divergence):
+    """β KL(p ‖ m) + (1-β) KL(q ‖ m), m = β p + (1-β) q (Agarwal et al. 2024, "GKD", eq. 1).
+
+    Divided by β(1-β) it goes to the forward KL for β → 0, to the reverse one for β → 1.
+    """
+
+    beta: float
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both parts together, and (1-β) q (log q - log m)."""
+        log_m_CV = _mixture(log_p_CV, log_q_CV, self.beta)
+        slopes_CV = (1 - self.beta) * log_q_CV.exp() * (log_q_CV - log_m_CV)
+        return self.beta * log_p_CV.exp() * (log_p_CV - log_m_CV) + slopes_CV, slopes_CV
+
+
+@dataclass(frozen=True)
+class SkewForwardKL(Divergence):
+    """KL(p ‖ α p + (1-α) q) (Ko et al. 2024, "DistiLLM", eq. 4)."""
+
+    alpha: float
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p (log p - log m) and -p (1-α) q / m."""
+        log_m_CV = _mixture(log_p_CV, log_q_CV, self.alpha)
+        p_CV = log_p_CV.exp()
+        share_CV = (1 - self.alpha) * (log_q_CV - log_m_CV).exp()
+        return p_CV * (log_p_CV - log_m_CV), -p_CV * share_CV
+
+
+@dataclass(frozen=True)
+class SkewReverseKL(Divergence):
+    """KL(q ‖ (1-α) p + α q) (Ko et al. 2024, "DistiLLM", eq. 5)."""
+
+    alpha: float
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return q (log q - log m) and q (log q - log m + 1 - α q / m)."""
+        log_m_CV = _mixture(log_p_CV, log_q_CV, 1 - self.alpha)
+        q_CV, far_CV = log_q_CV.exp(), log_q_CV - log_m_CV
+        return q_CV * far_CV, q_CV * (far_CV + 1 - self.alpha * far_CV.exp())
+
+
+@dataclass(frozen=True)
+class TotalVariation(Divergence):
+    """½ Σ |p - q| (Wen et al. 2023, "f-DISTILL")."""
+
+    def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ½ |p - q| and ½ q sign(q - p)."""
+        q_CV = log_q_CV.exp()
+        far_CV = q_CV - log_p_CV.exp()
+        return 0.5 * far_CV.abs(), 0.5 * q_CV * far_CV.sign()
+
+
+def divergence(name: str, beta: float, alpha: float) -> Divergence:
+    """Return the divergence that options name; β of 0 and 1 are the limits of the JSD."""
+    if name == "jsd" and beta in {0, 1}:
+        return ForwardKL() if beta == 0 else ReverseKL()
+    made: dict[str, Divergence] = {
+        "forward_kl": ForwardKL(),
+        "reverse_kl": ReverseKL(),
+        "jsd": JSD(beta),
+        "skew_forward_kl": SkewForwardKL(alpha),
+        "skew_reverse_kl": SkewReverseKL(alpha),
+        "total_variation": TotalVariation(),
+    }
+    return made[name]
+
+
+def _mixture(log_p_CV: Tensor, log_q_CV: Tensor, share: float) -> Tensor:
+    """Return log(share · p + (1-share) · q)."""
+    if share in {0, 1}:
+        return log_p_CV if share == 1 else log_q_CV
+    return torch.logaddexp(log_p_CV + math.log(share), log_q_CV + math.log1p(-share))
