@@ -7,7 +7,6 @@ With the slope ∂F/∂log q, the gradient of the sum by the student's logits is
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class ForwardKL(Divergence):
     def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
         """Return p (log p - log q) and -p."""
         p_CV = log_p_CV.exp()
-        return p_CV * (log_p_CV - log_q_CV), -p_CV
+        return (log_p_CV - log_q_CV).mul_(p_CV), -p_CV
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class ReverseKL(Divergence):
     def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
         """Return q (log q - log p) and the same plus q."""
         q_CV = log_q_CV.exp()
-        terms_CV = q_CV * (log_q_CV - log_p_CV)
-        return terms_CV, terms_CV + q_CV
+        terms_CV = (log_q_CV - log_p_CV).mul_(q_CV)
+        return terms_CV, q_CV.add_(terms_CV)
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,11 @@ class JSD(Divergence):
 
     def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
         """Return both parts together, and (1-β) q (log q - log m)."""
-        log_m_CV = _mixture(log_p_CV, log_q_CV, self.beta)
-        slopes_CV = (1 - self.beta) * log_q_CV.exp() * (log_q_CV - log_m_CV)
-        return self.beta * log_p_CV.exp() * (log_p_CV - log_m_CV) + slopes_CV, slopes_CV
+        p_CV, q_CV = log_p_CV.exp(), log_q_CV.exp()
+        log_m_CV = _log_mixture(p_CV, q_CV, self.beta)
+        slopes_CV = (log_q_CV - log_m_CV).mul_(q_CV).mul_(1 - self.beta)
+        far_CV = torch.sub(log_p_CV, log_m_CV, out=log_m_CV).mul_(p_CV)
+        return torch.add(slopes_CV, far_CV, alpha=self.beta), slopes_CV
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class SkewForwardKL(Divergence):
 
     def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
         """Return p (log p - log m) and -p (1-α) q / m."""
-        log_m_CV = _mixture(log_p_CV, log_q_CV, self.alpha)
-        p_CV = log_p_CV.exp()
-        share_CV = (1 - self.alpha) * (log_q_CV - log_m_CV).exp()
-        return p_CV * (log_p_CV - log_m_CV), -p_CV * share_CV
+        p_CV, q_CV = log_p_CV.exp(), log_q_CV.exp()
+        log_m_CV = _log_mixture(p_CV, q_CV, self.alpha)
+        share_CV = (log_q_CV - log_m_CV).exp_().mul_(self.alpha - 1)
+        return (log_p_CV - log_m_CV).mul_(p_CV), share_CV.mul_(p_CV)
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ class SkewReverseKL(Divergence):
 
     def terms(self, log_p_CV: Tensor, log_q_CV: Tensor) -> tuple[Tensor, Tensor]:
         """Return q (log q - log m) and q (log q - log m + 1 - α q / m)."""
-        log_m_CV = _mixture(log_p_CV, log_q_CV, 1 - self.alpha)
-        q_CV, far_CV = log_q_CV.exp(), log_q_CV - log_m_CV
-        return q_CV * far_CV, q_CV * (far_CV + 1 - self.alpha * far_CV.exp())
+        q_CV = log_q_CV.exp()
+        far_CV = log_q_CV - _log_mixture(log_p_CV.exp(), q_CV, 1 - self.alpha)
+        terms_CV = q_CV * far_CV
+        return terms_CV, far_CV.exp_().mul_(-self.alpha).add_(1).mul_(q_CV).add_(terms_CV)
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,6 @@ def divergence(name: str, beta: float, alpha: float) -> Divergence:
     return made[name]
 
 
-def _mixture(log_p_CV: Tensor, log_q_CV: Tensor, share: float) -> Tensor:
-    """Return log(share · p + (1-share) · q)."""
-    if share in {0, 1}:
-        return log_p_CV if share == 1 else log_q_CV
-    return torch.logaddexp(log_p_CV + math.log(share), log_q_CV + math.log1p(-share))
+def _log_mixture(p_CV: Tensor, q_CV: Tensor, share: float) -> Tensor:
+    """Return log(share · p + (1-share) · q); where both are too small for a float, log of one."""
+    return torch.lerp(q_CV, p_CV, share).clamp_(min=torch.finfo(q_CV.dtype).tiny).log_()

@@ -128,10 +128,10 @@ class DistillationObjective(Objective):
         ]
         ids_NK, log_p_NK, rest_N = (torch.cat(each) for each in zip(*parts, strict=True))
         small = layer.vocabulary <= SMALL_VOCABULARY
-        ids_NK = ids_NK.to(torch.uint16 if small else torch.int32)
         labelled_BT = labels_BT != IGNORED
+        ids_BTK = _placed(ids_NK.int(), labelled_BT)
         return {
-            IDS: _placed(ids_NK, labelled_BT),
+            IDS: ids_BTK.to(torch.uint16) if small else ids_BTK,
             LOG_PROBS: _placed(log_p_NK.half(), labelled_BT),
             REST: _placed(rest_N.clamp(min=-torch.finfo(torch.float16).max).half(), labelled_BT),
         }

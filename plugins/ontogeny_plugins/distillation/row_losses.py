@@ -123,16 +123,14 @@ def _learn(
 ) -> Tensor:
     """Return TERMS of each row; turn the student's logits into the gradient of the first."""
     student_CV = logits_CV.to(wide(logits_CV.dtype))
-    heat = weights.temperature
-    log_q_CV = (student_CV / heat).log_softmax(-1)
-    log_p_CV = (teacher_CV.to(student_CV.dtype) / heat).log_softmax(-1)
+    log_q_CV = _log_softmax(student_CV, weights.temperature)
+    log_p_CV = _log_softmax(teacher_CV.to(student_CV.dtype), weights.temperature)
     terms_CV, slopes_CV = weights.divergence.terms(log_p_CV, log_q_CV)
-    cool_CV = student_CV.log_softmax(-1) if weights.is_hot else log_q_CV
+    cool_CV = _log_softmax(student_CV, 1) if weights.is_hot else log_q_CV
     if gradient:
-        slopes_CV = slopes_CV - log_q_CV.exp() * slopes_CV.sum(-1, keepdim=True)
-        slopes_CV = slopes_CV * (weights.scale / heat)
-        if weights.cross_entropy:
-            slopes_CV = slopes_CV + _label_slopes(cool_CV, labels_C, weights.cross_entropy * hard_C)
+        factor = weights.scale / weights.temperature
+        total_C1 = slopes_CV.sum(-1, keepdim=True).mul_(-factor)
+        _add_slopes(weights, slopes_CV.mul_(factor), total_C1, log_q_CV, cool_CV, labels_C, hard_C)
         logits_CV.copy_(slopes_CV)
     return _told(weights, terms_CV.sum(-1), cool_CV, labels_C, hard_C)
 
@@ -148,29 +146,54 @@ def _learn_from_top(
 ) -> Tensor:
     """Do as `_learn` with the buckets of the teacher's K likeliest tokens and of the rest."""
     student_CV = logits_CV.to(wide(logits_CV.dtype))
-    heat = weights.temperature
-    log_q_CV = (student_CV / heat).log_softmax(-1)
+    log_q_CV = _log_softmax(student_CV, weights.temperature)
     rest_C1 = _log_rest(log_q_CV, ids_CK)[:, None]
     log_q_CB = torch.cat([log_q_CV.gather(-1, ids_CK), rest_C1], -1).clamp(min=LOWEST)
     terms_CB, slopes_CB = weights.divergence.terms(log_p_CB.to(log_q_CB.dtype), log_q_CB)
-    cool_CV = student_CV.log_softmax(-1) if weights.is_hot else log_q_CV
+    cool_CV = _log_softmax(student_CV, 1) if weights.is_hot else log_q_CV
     if gradient:
-        factor = weights.scale / heat
-        total_C1 = slopes_CB.sum(-1, keepdim=True)
+        factor = weights.scale / weights.temperature
+        slopes_CB.mul_(factor)
         # A token of the rest moves its bucket by its share of it.
-        shares_CV = (log_q_CV - rest_C1).exp() * slopes_CB[:, -1:]
-        shares_CV.scatter_(-1, ids_CK, slopes_CB[:, :-1])
-        slopes_CV = shares_CV.sub_(log_q_CV.exp() * total_C1).mul_(factor)
-        if weights.cross_entropy:
-            slopes_CV += _label_slopes(cool_CV, labels_C, weights.cross_entropy * hard_C)
+        slopes_CV = (log_q_CV - rest_C1).exp_().mul_(slopes_CB[:, -1:])
+        slopes_CV.scatter_(-1, ids_CK, slopes_CB[:, :-1])
+        total_C1 = -slopes_CB.sum(-1, keepdim=True)
+        _add_slopes(weights, slopes_CV, total_C1, log_q_CV, cool_CV, labels_C, hard_C)
         logits_CV.copy_(slopes_CV)
     return _told(weights, terms_CB.sum(-1), cool_CV, labels_C, hard_C)
 
 
-def _label_slopes(log_q_CV: Tensor, labels_C: Tensor, weights_C: Tensor) -> Tensor:
-    """Return the gradient of the weighted cross-entropy by the logits."""
-    is_label_CV = torch.arange(log_q_CV.shape[-1], device=labels_C.device) == labels_C[:, None]
-    return (log_q_CV.exp() - is_label_CV.to(log_q_CV.dtype)) * weights_C[:, None]
+def _log_softmax(logits_CV: Tensor, temperature: float) -> Tensor:
+    return (logits_CV if temperature == 1 else logits_CV / temperature).log_softmax(-1)
+
+
+def _add_slopes(
+    weights: Weights,
+    slopes_CV: Tensor,
+    total_C1: Tensor,
+    log_q_CV: Tensor,
+    cool_CV: Tensor,
+    labels_C: Tensor,
+    hard_C: Tensor,
+) -> None:
+    """Add to the slopes of the divergence total · q, and the gradient of the cross-entropy."""
+    weights_C1 = (weights.cross_entropy * hard_C)[:, None].to(slopes_CV.dtype)
+    if not weights.is_hot:
+        slopes_CV.addcmul_(log_q_CV.exp(), total_C1 + weights_C1)
+    else:
+        slopes_CV.addcmul_(log_q_CV.exp(), total_C1)
+        if weights.cross_entropy:
+            slopes_CV.addcmul_(cool_CV.exp(), weights_C1)
+    if weights.cross_entropy:
+        _subtract_at(slopes_CV, labels_C[:, None], weights_C1)
+
+
+def _subtract_at(slopes_CV: Tensor, labels_C1: Tensor, weights_C1: Tensor) -> None:
+    if torch.compiler.is_compiling():  # becomes part of the kernel, which a scatter does not
+        is_label_CV = torch.arange(slopes_CV.shape[-1], device=labels_C1.device) == labels_C1
+        slopes_CV.sub_(torch.where(is_label_CV, weights_C1, 0))
+    else:
+        slopes_CV.scatter_add_(-1, labels_C1, -weights_C1)
 
 
 def _told(
