@@ -16,7 +16,8 @@ TEACHERS = ("memory", "offline")
 class DistillationStage:
     """A student learns from a teacher: `teacher.source`, or the model that adapter=[cut] cuts."""
 
-    prompts: list[str] = field(default_factory=lambda: ["The", "It is", "A"])  # continued at the end
+    # what the student is asked to continue at the end of the run
+    prompts: list[str] = field(default_factory=lambda: ["The", "It is", "A"])
     sample_tokens: int = 40  # length of each continuation; 0: none are written
     temperature: float = 0.8  # of the samples; 0: the likeliest token each time
 
@@ -48,11 +49,15 @@ class Distillation:
     # likeliest tokens and the rest of its mass are kept in the store)
     teacher: str = "memory"
     top: int = 64  # offline: likeliest tokens kept of each position
+    # offline: what a teacher has not kept is learned from the data: where the token that follows is
+    # one of the rest, -log q(token | rest); false: from the rest's mass alone
+    rest_from_data: bool = True
     # offline: folder of the store, or a copy of it, with what a teacher has said before; the
     # teacher itself is not needed then
     kept: str | None = None
     hidden: float = 0.0  # weight of matching hidden states, mean squared error per value
-    attention: float = 0.0  # weight of matching attention, KL(teacher‖student); model.attention=eager
+    # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
+    attention: float = 0.0
     # blocks that are matched, as {student: teacher} counted from 0; none: all, evenly spread
     layers: dict[str, int] = field(default_factory=dict)
     loss_on: str = "assistant"  # of rows with answers: assistant (all its turns) or last
@@ -69,8 +74,8 @@ class Distillation:
         features = self.hidden or self.attention
         if self.teacher == "offline" and features:
             raise ConfigError(
-                "objective.teacher is 'offline', which keeps no hidden states and no attention; set "
-                "objective.teacher=memory, or objective.hidden=0 and objective.attention=0"
+                "objective.teacher is 'offline', which keeps no hidden states and no attention; "
+                "set objective.teacher=memory, or objective.hidden=0 and objective.attention=0"
             )
         if self.kept is not None and self.teacher != "offline":
             raise ConfigError(
@@ -96,7 +101,8 @@ class MaskedDistillation:
     cross_entropy: float = 0.286
     cosine: float = 0.143  # weight of 1 - cosine of the last hidden states (DistilBERT: 1 to 5)
     hidden: float = 0.0  # weight of matching hidden states, mean squared error per value
-    attention: float = 0.0  # weight of matching attention, KL(teacher‖student); model.attention=eager
+    # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
+    attention: float = 0.0
     # blocks that are matched, as {student: teacher} counted from 0; none: all, evenly spread
     layers: dict[str, int] = field(default_factory=dict)
     rate: float = 0.15  # share of the tokens to predict
@@ -154,7 +160,7 @@ class MiniLLM:
     """
 
     cross_entropy: float = 0.1  # weight of the data's own tokens beside it (L_PT of the paper)
-    single_step: bool = True  # the part of the gradient that is known exactly, token by token (§2.2)
+    single_step: bool = True  # take the part of a token itself from all its vocabulary (§2.2)
     length_norm: bool = True  # divide what is yet to come by its length
     teacher_mix: float = 0.2  # share α of the teacher in the distribution that is sampled from
     clip: float = 0.2  # how far the ratio of new and old probabilities may go (PPO)
@@ -211,10 +217,12 @@ class Cut:
 
     # blocks that are kept, counted from 0; none: as many as `depth` says
     layers: list[int] = field(default_factory=list)
-    depth: int | None = None  # blocks that are kept, evenly spread with the first and last; none: all
+    depth: int | None = None  # blocks that are kept, evenly spread; none: all
     hidden_size: int | None = None  # width of the states; none: as it is
     intermediate_size: int | None = None  # width of the feed-forward parts; none: as it is
-    heads: int | None = None  # attention heads, in whole groups that share keys; none: as they are
+    # attention heads, in whole groups that share keys; none: as they are, or as hidden_size says
+    # in families (BERT, GPT-2) whose heads divide the states among them
+    heads: int | None = None
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""

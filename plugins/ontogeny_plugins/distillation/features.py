@@ -14,7 +14,7 @@ from ontogeny.blocks import find_blocks
 from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import PreTrainedModel
 
@@ -33,17 +33,30 @@ class Seen:
 class Features:
     """Matches blocks of two models; where their widths differ, the student's are projected."""
 
-    def __init__(self, hidden: float, attention: float, layers: Mapping[str, int]) -> None:
-        self.hidden, self.attention = hidden, attention
-        self.layers = {int(student): teacher for student, teacher in layers.items()}
+    def __init__(
+        self,
+        layers: Mapping[str, int] | None = None,
+        hidden: float = 0.0,
+        attention: float = 0.0,
+        cosine: float = 0.0,
+    ) -> None:
+        self.weights = {"hidden": hidden, "attention": attention, "cosine": cosine}
+        self.hidden, self.attention, self.cosine = hidden, attention, cosine
+        chosen = (layers or {}).items()
+        self.layers = {int(student): teacher for student, teacher in chosen}
+        self._last = (0, 0)  # the number of the last block of the student, and of the teacher
 
     def __bool__(self) -> bool:
-        return bool(self.hidden or self.attention)
+        return any(self.weights.values())
 
     def attach(self, student: nn.Module, teacher: nn.Module) -> None:
-        """Choose the blocks, and put projections into the student; raise ConfigError if none fit."""
+        """Choose the blocks, and put projections into the student.
+
+        Raises ConfigError for blocks that are not there, and for widths that cannot be compared.
+        """
         counts = [len(_blocks(model)) for model in (student, teacher)]
         self.layers = self.layers or spread(*counts)
+        self._last = (counts[0] - 1, counts[1] - 1)
         for place, (side, count) in enumerate(zip(("student", "teacher"), counts, strict=True)):
             highest = max(pair[place] for pair in self.layers.items())
             if highest >= count:
@@ -52,6 +65,12 @@ class Features:
                     f"counted from 0"
                 )
         widths = [_width(model) for model in (student, teacher)]
+        if self.cosine and widths[0] != widths[1]:
+            raise ConfigError(
+                f"objective.cosine compares the last hidden states, but the student's are "
+                f"{widths[0]} wide and the teacher's {widths[1]}; set objective.cosine=0 and, with "
+                f"a projection, objective.hidden=1"
+            )
         if self.hidden and widths[0] != widths[1]:
             where = next(student.parameters()).device
             made = {str(each): nn.Linear(*widths, bias=False, device=where) for each in self.layers}
@@ -68,9 +87,10 @@ class Features:
         """Keep what the matched blocks of a model return in a forward pass."""
         seen, handles = Seen(), []
         blocks = _blocks(model)
-        for number in {*self.layers.values()} if teacher else {*self.layers}:
+        numbers = {*(self.layers.values() if teacher else self.layers), self._last[teacher]}
+        for number in numbers:
             block = blocks[number]
-            if self.hidden:
+            if self.hidden or self.cosine:
                 handles.append(block.register_forward_hook(_keep_states(seen, number)))
             if self.attention:
                 handles += [
@@ -87,6 +107,7 @@ class Features:
         self, student: nn.Module, own: Seen, teachers: Seen, matched_BT: Tensor
     ) -> dict[str, Tensor]:
         """Return Σ over matched positions, mean over blocks, of each kind; with gradients."""
+        own_last, their_last = self._last
         found: dict[str, Tensor] = {}
         if self.hidden:
             found["hidden"] = self._mean(
@@ -99,6 +120,9 @@ class Features:
                 attention_loss(own.attention[number], theirs, matched_BT)
                 for number, theirs in self._pairs(teachers.attention)
             )
+        if self.cosine:
+            last = own.states[own_last], teachers.states[their_last]
+            found["cosine"] = cosine_loss(*last, matched_BT)
         return found
 
     def _pairs(self, teachers: Mapping[int, Tensor]) -> list[tuple[int, Tensor]]:
@@ -142,9 +166,7 @@ def attention_loss(student_BHTT: Tensor, teacher_BHTT: Tensor, matched_BT: Tenso
     if student_BHTT.shape[1] != teacher_BHTT.shape[1]:
         student_BHTT = student_BHTT.mean(1, keepdim=True)
         teacher_BHTT = teacher_BHTT.mean(1, keepdim=True)
-    p_BHTT, q_BHTT = (
-        each.float().clamp(min=SMALLEST) for each in (teacher_BHTT, student_BHTT)
-    )
+    p_BHTT, q_BHTT = (each.float().clamp(min=SMALLEST) for each in (teacher_BHTT, student_BHTT))
     far_BT = (p_BHTT * (p_BHTT.log() - q_BHTT.log())).sum(-1).mean(1)
     return (far_BT * matched_BT).sum()
 
@@ -157,7 +179,7 @@ def _width(model: nn.Module) -> int:
     return int(cast("PreTrainedModel", model).config.get_text_config().hidden_size)
 
 
-def _keep_states(seen: Seen, number: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _keep_states(seen: Seen, number: int) -> Callable[..., None]:
     def keep(_: nn.Module, __: object, returned: object) -> None:
         seen.states[number] = cast(
             "Tensor", returned[0] if isinstance(returned, tuple) else returned
@@ -166,7 +188,7 @@ def _keep_states(seen: Seen, number: int):  # type: ignore[no-untyped-def]  # no
     return keep
 
 
-def _keep_attention(seen: Seen, number: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _keep_attention(seen: Seen, number: int) -> Callable[..., None]:
     def keep(_: nn.Module, __: object, returned: object) -> None:
         for each in returned if isinstance(returned, tuple) else ():
             if isinstance(each, Tensor) and each.ndim == 4 and each.shape[-1] == each.shape[-2]:
