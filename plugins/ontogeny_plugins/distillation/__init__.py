@@ -49,9 +49,6 @@ class Distillation:
     # likeliest tokens and the rest of its mass are kept in the store)
     teacher: str = "memory"
     top: int = 64  # offline: likeliest tokens kept of each position
-    # offline: what a teacher has not kept is learned from the data: where the token that follows is
-    # one of the rest, -log q(token | rest); false: from the rest's mass alone
-    rest_from_data: bool = True
     # offline: folder of the store, or a copy of it, with what a teacher has said before; the
     # teacher itself is not needed then
     kept: str | None = None

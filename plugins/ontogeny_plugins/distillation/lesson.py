@@ -52,14 +52,13 @@ class Mix(Protocol):
 class Lesson:
     """Brings a student and a teacher together, which is in memory or was kept in the batch."""
 
-    def __init__(self, mix: Mix, features: Features, *, rest_from_data: bool = False) -> None:
+    def __init__(self, mix: Mix, features: Features) -> None:
         squared = mix.temperature**2 if mix.scale_by_temperature else 1.0
         self.weights = Weights(
             divergence(mix.loss, mix.beta, mix.skew),
             mix.temperature,
             scale=(1 - mix.cross_entropy) * squared,
             cross_entropy=mix.cross_entropy,
-            rest=1 - mix.cross_entropy if rest_from_data else 0.0,
         )
         self.features = features
         self.teacher: nn.Module | None = None

@@ -53,7 +53,7 @@ class DistillationObjective(Objective):
     def __init__(self, config: Distillation) -> None:
         self.config = config
         features = Features(config.layers, config.hidden, config.attention)
-        self.lesson = Lesson(config, features, rest_from_data=config.rest_from_data)
+        self.lesson = Lesson(config, features)
         self._companion: Companion | None = None
 
     def survey(self, corpus: Corpus) -> dict[str, object]:

@@ -34,7 +34,6 @@ class Weights:
     temperature: float  # τ of both models' logits
     scale: float  # of the divergence: its weight, and τ² where that is wanted
     cross_entropy: float
-    rest: float = 0.0  # of -log q(label | rest), where the teacher's words do not hold the label
 
     @property
     def is_hot(self) -> bool:
@@ -159,37 +158,8 @@ def _learn_from_top(
         slopes_CV.scatter_(-1, ids_CK, slopes_CB[:, :-1])
         total_C1 = -slopes_CB.sum(-1, keepdim=True)
         _add_slopes(weights, slopes_CV, total_C1, log_q_CV, cool_CV, labels_C, hard_C)
-    told_C3 = _told(weights, terms_CB.sum(-1), cool_CV, labels_C, hard_C)
-    if weights.rest:
-        told_C3[:, 0] += _learn_rest(
-            weights.rest * hard_C, cool_CV, ids_CK, labels_C, slopes_CV if gradient else None
-        )
-    if gradient:
         logits_CV.copy_(slopes_CV)
-    return told_C3
-
-
-def _learn_rest(
-    weights_C: Tensor,
-    log_q_CV: Tensor,
-    ids_CK: Tensor,
-    labels_C: Tensor,
-    slopes_CV: Tensor | None,
-) -> Tensor:
-    """Return -log q(label | rest) of rows whose label is one of the rest; add its gradient.
-
-    KL(p ‖ q) is that of the buckets and p(rest) times that within the rest, of which the teacher
-    has kept nothing: the data are a sample of it.
-    """
-    is_rest_C = (ids_CK != labels_C[:, None]).all(-1)
-    weights_C = weights_C * is_rest_C
-    rest_C = _log_rest(log_q_CV, ids_CK)
-    if slopes_CV is not None:
-        shares_CV = (log_q_CV - rest_C[:, None]).scatter_(-1, ids_CK, -torch.inf).exp_()
-        slopes_CV.addcmul_(shares_CV, weights_C[:, None].to(shares_CV.dtype))
-        slopes_CV.scatter_add_(-1, labels_C[:, None], -weights_C[:, None].to(shares_CV.dtype))
-    nats_C = rest_C - log_q_CV.gather(-1, labels_C[:, None]).squeeze(-1)
-    return torch.where(is_rest_C, nats_C, 0) * weights_C
+    return _told(weights, terms_CB.sum(-1), cool_CV, labels_C, hard_C)
 
 
 def _log_softmax(logits_CV: Tensor, temperature: float) -> Tensor:

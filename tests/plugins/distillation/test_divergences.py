@@ -188,25 +188,6 @@ def test_the_gradient_of_buckets_is_that_of_autograd(name: str, kept: int) -> No
     assert torch.allclose(from_top(name, kept)[1], student.grad, atol=1e-10)
 
 
-def test_the_rest_is_learned_from_the_labels_that_are_among_it() -> None:
-    student = logits(1).requires_grad_()
-    ids, log_p, rest = top_of(logits(0), 1.0, 8)
-    labels = torch.where(torch.arange(N) % 2 == 0, ids[:, 3], logits(0).argmin(-1))
-    is_rest = (ids != labels[:, None]).all(-1)
-    assert 0 < int(is_rest.sum()) < N
-    log_q = student.log_softmax(-1)
-    within = log_q.scatter(-1, ids, -torch.inf).log_softmax(-1)
-    ((within.gather(-1, labels[:, None]).squeeze(-1))[is_rest].sum() * -0.7).backward()
-    plain = Weights(made("forward_kl"), 1.0, scale=0.7, cross_entropy=0.3)
-    more = Weights(made("forward_kl"), 1.0, scale=0.7, cross_entropy=0.3, rest=0.7)
-    buckets = torch.cat([log_p, rest[:, None]], -1)
-    gradients = []
-    for weights in (plain, more):
-        gradients.append(logits(1))
-        FromTop(ids, buckets, labels, None, weights)(gradients[-1], slice(0, N), gradient=True)
-    assert torch.allclose(gradients[1] - gradients[0], student.grad, atol=1e-10)
-
-
 def test_filling_up_with_zeros_instead_is_no_bound() -> None:
     # What others do: p is 0 outside the kept tokens and is normalised anew.
     ids, log_p, _ = top_of(logits(0), 1.0, 4)
