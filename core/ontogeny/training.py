@@ -104,16 +104,17 @@ class Training:
         evaluation.check(bundle)
         comparison = self._comparison(bundle, evaluation)
         bundle = self._adapt(bundle, rows, fit)
-        seed_everything(self.config.seed, "objective")
-        self.objective.attach(cast("nn.Module", bundle.model))
         companions.adapted(bundle, list(self.adapters.values()))
+        seed_everything(self.config.seed, "objective")
+        auxiliary = self.objective.auxiliary(bundle)
+        if auxiliary is not None:
+            auxiliary.to(fit.device)
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
         adapters = list(self.adapters.values())
-        complete, steps = fit.run(bundle, adapters, evaluation, comparison, decisions)
+        complete, steps = fit.run(bundle, adapters, evaluation, comparison, decisions, auxiliary)
         cast("nn.Module", bundle.model).to(fit.device)
-        self.objective.detach(cast("nn.Module", bundle.model))
         for adapter in reversed(adapters):
             bundle = adapter.settle(bundle)
         shares = rows.mixture.shares_after(steps * fit.sampler.rows_per_step)
@@ -181,7 +182,16 @@ class Training:
     def _companions(self, device: torch.device) -> Companions:
         context, given = self.context, self.original_tokenizer
         registry, store = context.registry, context.store
-        return Companions(self.config, registry, store, self.head, given, self.tokenizer, device)
+        return Companions(
+            self.config,
+            registry,
+            store,
+            self.head,
+            given,
+            self.tokenizer,
+            device,
+            context.announce,
+        )
 
     def _annotate(
         self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-NAME = "distillation_projections"  # of the student's submodule, while it is trained
 SMALLEST = 1e-9  # of an attention probability, before its logarithm
 
 
@@ -44,13 +43,14 @@ class Features:
         self.hidden, self.attention, self.cosine = hidden, attention, cosine
         chosen = (layers or {}).items()
         self.layers = {int(student): teacher for student, teacher in chosen}
+        self.projections: nn.ModuleDict | None = None  # of the student's states, by block
         self._last = (0, 0)  # the number of the last block of the student, and of the teacher
 
     def __bool__(self) -> bool:
         return any(self.weights.values())
 
-    def attach(self, student: nn.Module, teacher: nn.Module) -> None:
-        """Choose the blocks, and put projections into the student.
+    def fit(self, student: nn.Module, teacher: nn.Module) -> nn.Module | None:
+        """Choose the blocks; return projections of the student's states, where widths differ.
 
         Raises ConfigError for blocks that are not there, and for widths that cannot be compared.
         """
@@ -71,16 +71,11 @@ class Features:
                 f"{widths[0]} wide and the teacher's {widths[1]}; set objective.cosine=0 and, with "
                 f"a projection, objective.hidden=1"
             )
-        if self.hidden and widths[0] != widths[1]:
-            where = next(student.parameters()).device
-            made = {str(each): nn.Linear(*widths, bias=False, device=where) for each in self.layers}
-            student.add_module(NAME, nn.ModuleDict(made))
-
-    @staticmethod
-    def detach(student: nn.Module) -> None:
-        """Take the projections out of the student."""
-        if hasattr(student, NAME):
-            delattr(student, NAME)
+        if not self.hidden or widths[0] == widths[1]:
+            return None
+        made = {str(each): nn.Linear(*widths, bias=False) for each in self.layers}
+        self.projections = nn.ModuleDict(made)
+        return self.projections
 
     @contextmanager
     def watching(self, model: nn.Module, *, teacher: bool) -> Iterator[Seen]:
@@ -103,15 +98,13 @@ class Features:
             for handle in handles:
                 handle.remove()
 
-    def losses(
-        self, student: nn.Module, own: Seen, teachers: Seen, matched_BT: Tensor
-    ) -> dict[str, Tensor]:
+    def losses(self, own: Seen, teachers: Seen, matched_BT: Tensor) -> dict[str, Tensor]:
         """Return Σ over matched positions, mean over blocks, of each kind; with gradients."""
         own_last, their_last = self._last
         found: dict[str, Tensor] = {}
         if self.hidden:
             found["hidden"] = self._mean(
-                states_loss(self._projected(student, number, own), theirs, matched_BT)
+                states_loss(self._projected(number, own), theirs, matched_BT)
                 for number, theirs in self._pairs(teachers.states)
             )
         if self.attention:
@@ -131,13 +124,10 @@ class Features:
     def _mean(self, losses: Iterator[Tensor]) -> Tensor:
         return torch.stack(list(losses)).mean()
 
-    @staticmethod
-    def _projected(student: nn.Module, number: int, own: Seen) -> Tensor:
-        states_BTD = own.states[number]
-        if not hasattr(student, NAME):
-            return states_BTD
-        projections = cast("nn.ModuleDict", student.get_submodule(NAME))
-        return cast("Tensor", projections[str(number)](states_BTD))
+    def _projected(self, number: int, own: Seen) -> Tensor:
+        if self.projections is None:
+            return own.states[number]
+        return cast("Tensor", self.projections[str(number)](own.states[number]))
 
 
 def spread(students: int, teachers: int) -> dict[int, int]:

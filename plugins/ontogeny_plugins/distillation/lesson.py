@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from ontogeny.adapter import Bundle
     from ontogeny.companions import Companions
     from ontogeny.logit_loss import RowLoss
     from ontogeny.output_layer import OutputLayer
@@ -69,10 +70,11 @@ class Lesson:
         require_same_tokens(companions, teacher)
         self.teacher = as_module(load(companions, teacher))
 
-    def attach(self, model: nn.Module) -> None:
-        """Put projections into the student, where hidden states are matched."""
-        if self.features and self.teacher is not None:
-            self.features.attach(model, self.teacher)
+    def auxiliary(self, bundle: Bundle) -> nn.Module | None:
+        """Return the projections of the student's states, where they are matched."""
+        if not self.features or self.teacher is None:
+            return None
+        return self.features.fit(as_module(bundle), self.teacher)
 
     def loss(
         self,
@@ -107,7 +109,7 @@ class Lesson:
         }
         if self.features:
             matched_BT = labelled_BT if matched_BT is None else matched_BT
-            found = self.features.losses(model, seen, their_seen, matched_BT)
+            found = self.features.losses(seen, their_seen, matched_BT)
             for name, value in found.items():
                 total = total + self.features.weights[name] * value
                 metrics[name] = value

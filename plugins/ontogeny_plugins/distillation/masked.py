@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from ontogeny.adapter import Bundle
     from ontogeny.companions import Companions
     from ontogeny.objective import Batch, Loss
     from ontogeny.preflight import Proof
@@ -35,13 +36,9 @@ class MaskedDistillationObjective(MaskedTexts):
         """Take the teacher; raise ConfigError where there is none, or one with other tokens."""
         self.lesson.begin(companions)
 
-    def attach(self, model: nn.Module) -> None:
-        """Put projections into the student, where hidden states are matched."""
-        self.lesson.attach(model)
-
-    def detach(self, model: nn.Module) -> None:
-        """Take the projections out."""
-        self.lesson.features.detach(model)
+    def auxiliary(self, bundle: Bundle) -> nn.Module | None:
+        """Return the projections of the student's states, where they are matched."""
+        return self.lesson.auxiliary(bundle)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return Σ over masked tokens, drawn anew at every call, and their number.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.adapter import Bundle
     from ontogeny.chat.template import ChatTemplate
     from ontogeny.companions import Companion, Companions
     from ontogeny.data.corpus import Corpus
@@ -122,13 +123,9 @@ class DistillationObjective(Objective):
             REST: _placed(rest_N.clamp(min=-torch.finfo(torch.float16).max).half(), labelled_BT),
         }
 
-    def attach(self, model: nn.Module) -> None:
-        """Put projections into the student, where hidden states are matched."""
-        self.lesson.attach(model)
-
-    def detach(self, model: nn.Module) -> None:
-        """Take the projections out."""
-        self.lesson.features.detach(model)
+    def auxiliary(self, bundle: Bundle) -> nn.Module | None:
+        """Return the projections of the student's states, where they are matched."""
+        return self.lesson.auxiliary(bundle)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad to the longest row: input_ids and labels [B, T], and what was kept of a teacher."""
