@@ -65,15 +65,11 @@ class Features:
                     f"counted from 0"
                 )
         widths = [_width(model) for model in (student, teacher)]
-        if self.cosine and widths[0] != widths[1]:
-            raise ConfigError(
-                f"objective.cosine compares the last hidden states, but the student's are "
-                f"{widths[0]} wide and the teacher's {widths[1]}; set objective.cosine=0 and, with "
-                f"a projection, objective.hidden=1"
-            )
-        if not self.hidden or widths[0] == widths[1]:
+        if widths[0] == widths[1] or not (self.hidden or self.cosine):
             return None
-        made = {str(each): nn.Linear(*widths, bias=False) for each in self.layers}
+        projected = {*self.layers} if self.hidden else set()
+        projected |= {self._last[0]} if self.cosine else set()
+        made = {str(each): nn.Linear(*widths, bias=False) for each in sorted(projected)}
         self.projections = nn.ModuleDict(made)
         return self.projections
 
@@ -114,7 +110,7 @@ class Features:
                 for number, theirs in self._pairs(teachers.attention)
             )
         if self.cosine:
-            last = own.states[own_last], teachers.states[their_last]
+            last = self._projected(own_last, own), teachers.states[their_last]
             found["cosine"] = cosine_loss(*last, matched_BT)
         return found
 
