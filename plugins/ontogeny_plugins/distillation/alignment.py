@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -68,7 +69,7 @@ class Reader:
         """Cut a text where a token begins, at so many tokens each at most."""
         begins_T = self.read(text, ends=False).begins_T[len(self.start) :]
         cuts = [0, *(int(place) for place in begins_T[length::length]), len(text)]
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in pairwise(cuts):
             if text[first:last]:
                 yield text[first:last]
 
@@ -107,8 +108,8 @@ def shared_tokens(
         pairs.append((int(student.eos_token_id), int(teacher.eos_token_id)))
     if len(pairs) < 2:
         raise ConfigError(
-            "objective.loss is 'aligned', but no token of the student's tokenizer is spelled as one "
-            "of the teacher's; set objective.loss=uld"
+            "objective.loss is 'aligned', but no token of the student's tokenizer is spelled as "
+            "one of the teacher's; set objective.loss=uld"
         )
     ids_2K = torch.tensor(sorted(pairs)).T
     return ids_2K[0], ids_2K[1]

@@ -72,8 +72,8 @@ class CrossTokenizerObjective(Objective):
         own, named = companion.tokenizer(), self._tokenizer()
         if own.get_vocab() != named.get_vocab():
             raise ConfigError(
-                f"objective.teacher_tokenizer is {self.config.teacher_tokenizer!r}, which has other "
-                f"tokens than the one of {companion.key}; leave it out"
+                f"objective.teacher_tokenizer is {self.config.teacher_tokenizer!r}, which has "
+                f"other tokens than the one of {companion.key}; leave it out"
             )
         self.teacher = as_module(load(companions, companion))
         if self.config.loss == "aligned":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -106,19 +107,32 @@ class TotalVariation(Divergence):
         return 0.5 * far_CV.abs(), 0.5 * q_CV * far_CV.sign()
 
 
-def divergence(name: str, beta: float, alpha: float) -> Divergence:
-    """Return the divergence that options name; β of 0 and 1 are the limits of the JSD."""
-    if name == "jsd" and beta in {0, 1}:
-        return ForwardKL() if beta == 0 else ReverseKL()
-    made: dict[str, Divergence] = {
+class Named(Protocol):
+    """Options that name a divergence."""
+
+    loss: str
+    beta: float
+    skew: float
+
+
+def divergence(options: Named) -> Divergence:
+    """Return the divergence that options name; β of 0 and 1 are the limits of the JSD.
+
+    Reads only the options that it needs: one that nothing reads is an error before the first step.
+    """
+    if options.loss == "jsd":
+        limits: dict[float, Divergence] = {0: ForwardKL(), 1: ReverseKL()}
+        return limits.get(options.beta) or JSD(options.beta)
+    if options.loss == "skew_forward_kl":
+        return SkewForwardKL(options.skew)
+    if options.loss == "skew_reverse_kl":
+        return SkewReverseKL(options.skew)
+    plain = {
         "forward_kl": ForwardKL(),
         "reverse_kl": ReverseKL(),
-        "jsd": JSD(beta),
-        "skew_forward_kl": SkewForwardKL(alpha),
-        "skew_reverse_kl": SkewReverseKL(alpha),
         "total_variation": TotalVariation(),
     }
-    return made[name]
+    return plain[options.loss]
 
 
 def _log_mixture(p_CV: Tensor, q_CV: Tensor, share: float) -> Tensor:

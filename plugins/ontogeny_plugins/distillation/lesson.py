@@ -13,7 +13,7 @@ from ontogeny.logit_loss import logit_loss
 from ontogeny.objective import IGNORED, Batch, Loss
 from ontogeny.output_layer import label_states
 from ontogeny.preflight import Proof
-from ontogeny_plugins.distillation.divergences import LOWEST, divergence
+from ontogeny_plugins.distillation.divergences import LOWEST, Named, divergence
 from ontogeny_plugins.distillation.features import Features, Seen
 from ontogeny_plugins.distillation.row_losses import FromLogits, FromTop, Weights
 from ontogeny_plugins.distillation.teacher import (
@@ -39,12 +39,9 @@ IDS, LOG_PROBS, REST = "teacher_ids", "teacher_log_probs", "teacher_rest"  # of 
 TOLERANCE = 1e-4  # nats of a token, float32
 
 
-class Mix(Protocol):
+class Mix(Named, Protocol):
     """The options that say how a loss is put together."""
 
-    loss: str
-    beta: float
-    skew: float
     temperature: float
     scale_by_temperature: bool
     cross_entropy: float
@@ -56,7 +53,7 @@ class Lesson:
     def __init__(self, mix: Mix, features: Features) -> None:
         squared = mix.temperature**2 if mix.scale_by_temperature else 1.0
         self.weights = Weights(
-            divergence(mix.loss, mix.beta, mix.skew),
+            divergence(mix),
             mix.temperature,
             scale=(1 - mix.cross_entropy) * squared,
             cross_entropy=mix.cross_entropy,

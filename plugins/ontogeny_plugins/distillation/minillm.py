@@ -8,7 +8,7 @@ Its part of the token itself is that of KL(q ‖ p) of one position, known from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
@@ -66,7 +66,8 @@ class MiniLLMObjective(WritingObjective):
 
     def __init__(self, config: MiniLLM) -> None:
         super().__init__(config.prompt_tokens)
-        self.config = config
+        # All options are read here: the preflight asks which ones nothing reads.
+        self.config = replace(config)
 
     def begin(self, companions: Companions) -> None:
         """Take the teacher; raise ConfigError where there is none, or one with other tokens."""

@@ -46,7 +46,8 @@ class GKDObjective(WritingObjective):
 
     def __init__(self, config: OnPolicyDistillation) -> None:
         super().__init__(config.prompt_tokens)
-        self.config = config
+        self.student_share, self.max_tokens = config.student_share, config.max_tokens
+        self.temperature = config.sampling_temperature
         self.lesson = Lesson(config, Features())
 
     def begin(self, companions: Companions) -> None:
@@ -72,12 +73,12 @@ class GKDObjective(WritingObjective):
     def _mixed(self, batch: Batch, seed: int) -> Batch:
         """Return a batch in which the student has written some of the answers."""
         examples, prompts = examples_of_batch(batch), prompts_of(batch)
-        drawn = torch.rand(len(examples)) < self.config.student_share
+        drawn = torch.rand(len(examples)) < self.student_share
         chosen = drawn.nonzero().squeeze(1).tolist()
         decoding = Decoding(
-            max_tokens=self.config.max_tokens,
+            max_tokens=self.max_tokens,
             batch_size=max(1, len(chosen)),
-            temperature=self.config.sampling_temperature,
+            temperature=self.temperature,
             seed=seed,
         )
         bundle, asked = cast("Bundle", self.bundle), [prompts[row] for row in chosen]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ontogeny_plugins.distillation import Distillation
 from ontogeny_plugins.distillation.divergences import LOWEST, Divergence, divergence
 from ontogeny_plugins.distillation.row_losses import FromLogits, FromTop, Weights, top_of
 
@@ -30,7 +31,7 @@ def logits(seed: int, scale: float = 2.0) -> Tensor:
 
 
 def made(name: str, beta: float = 0.3, alpha: float = 0.1) -> Divergence:
-    return divergence(name, beta, alpha)
+    return divergence(Distillation(loss=name, beta=beta, skew=alpha))
 
 
 def by_hand(name: str, p: Tensor, q: Tensor, beta: float = 0.3, alpha: float = 0.1) -> Tensor:
