@@ -56,7 +56,7 @@ class Distillation:
     # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
     attention: float = 0.0
     # blocks that are matched, as {student: teacher} counted from 0; none: all, evenly spread
-    layers: dict[str, int] = field(default_factory=dict)
+    layers: dict[int, int] = field(default_factory=dict)
     loss_on: str = "assistant"  # of rows with answers: assistant (all its turns) or last
     document_start: bool = True  # put the tokenizer's bos (else eos) token before a text
     document_end: bool = True  # put the tokenizer's eos token after it
@@ -101,7 +101,7 @@ class MaskedDistillation:
     # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
     attention: float = 0.0
     # blocks that are matched, as {student: teacher} counted from 0; none: all, evenly spread
-    layers: dict[str, int] = field(default_factory=dict)
+    layers: dict[int, int] = field(default_factory=dict)
     rate: float = 0.15  # share of the tokens to predict
     mask_share: float = 0.8  # of those to predict: shown as the mask token
     random_share: float = 0.1  # of those to predict: shown as a random token; the rest as they are
@@ -250,7 +250,7 @@ def _check_divergence(
     _require_share("objective.cross_entropy", cross_entropy)
 
 
-def _check_features(hidden: float, attention: float, layers: dict[str, int]) -> None:
+def _check_features(hidden: float, attention: float, layers: dict[int, int]) -> None:
     _require_weight("objective.hidden", hidden)
     _require_weight("objective.attention", attention)
     if layers and not (hidden or attention):
@@ -259,7 +259,7 @@ def _check_features(hidden: float, attention: float, layers: dict[str, int]) -> 
             "is matched"
         )
     for student, teacher in layers.items():
-        if not str(student).isdecimal() or teacher < 0:
+        if student < 0 or teacher < 0:
             raise ConfigError(
                 f"objective.layers has {student}: {teacher}; expected numbers of blocks, as "
                 f"objective.layers={{0: 1, 1: 3}}"

@@ -34,15 +34,14 @@ class Features:
 
     def __init__(
         self,
-        layers: Mapping[str, int] | None = None,
+        layers: Mapping[int, int] | None = None,
         hidden: float = 0.0,
         attention: float = 0.0,
         cosine: float = 0.0,
     ) -> None:
         self.weights = {"hidden": hidden, "attention": attention, "cosine": cosine}
         self.hidden, self.attention, self.cosine = hidden, attention, cosine
-        chosen = (layers or {}).items()
-        self.layers = {int(student): teacher for student, teacher in chosen}
+        self.layers = dict(layers or {})  # block of the student -> block of the teacher
         self.projections: nn.ModuleDict | None = None  # of the student's states, by block
         self._last = (0, 0)  # the number of the last block of the student, and of the teacher
 
