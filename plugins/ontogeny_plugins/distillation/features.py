@@ -63,12 +63,12 @@ class Features:
                     f"objective.layers names block {highest} of the {side}, which has {count}, "
                     f"counted from 0"
                 )
-        widths = [_width(model) for model in (student, teacher)]
-        if widths[0] == widths[1] or not (self.hidden or self.cosine):
+        own, theirs = _width(student), _width(teacher)
+        if own == theirs or not (self.hidden or self.cosine):
             return None
         projected = {*self.layers} if self.hidden else set()
         projected |= {self._last[0]} if self.cosine else set()
-        made = {str(each): nn.Linear(*widths, bias=False) for each in sorted(projected)}
+        made = {str(each): nn.Linear(own, theirs, bias=False) for each in sorted(projected)}
         self.projections = nn.ModuleDict(made)
         return self.projections
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -105,4 +105,4 @@ def drawn_seed() -> int:
 
 
 def _last_answer(row: Row, template: ChatTemplate | None) -> Rendered:
-    return answer_text(cast("Row", row), template, "last")
+    return answer_text(row, template, "last")
