@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 from ontogeny import Component, ConfigError, hookimpl
-from ontogeny.options import CHECKPOINT, require_choice, require_not_negative, require_positive
+from ontogeny.options import (
+    CHECKPOINT,
+    FOLDER,
+    require_choice,
+    require_not_negative,
+    require_positive,
+)
 
 LOSSES = (
     *("forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"),
@@ -51,7 +57,7 @@ class Distillation:
     top: int = 64  # offline: likeliest tokens kept of each position
     # offline: folder of the store, or a copy of it, with what a teacher has said before; the
     # teacher itself is not needed then
-    kept: str | None = None
+    kept: str | None = field(default=None, metadata=FOLDER)
     hidden: float = 0.0  # weight of matching hidden states, mean squared error per value
     # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
     attention: float = 0.0

@@ -189,7 +189,8 @@ class FromOtherTokens:
         slopes_CV = cool_CV.exp().mul_(self.cross_entropy)
         ones_C1 = torch.full_like(nats_C, self.cross_entropy)[:, None]
         slopes_CV.scatter_add_(-1, labels_C1, -ones_C1)
-        theirs = slice(self.before_N[rows.start], self.before_N[rows.stop])
+        last = min(rows.stop, len(self.labels_N))  # a chunk may be empty
+        theirs = slice(self.before_N[rows.start], self.before_N[last])
         if theirs.stop > theirs.start:
             hot_AV = (student_CV[aligned_C] / self.temperature).log_softmax(-1)
             teacher_AV = self.teacher(theirs).to(student_CV.dtype) / self.temperature

@@ -14,7 +14,6 @@ from ontogeny.chat.answers import answer_examples, answer_text
 from ontogeny.chat.rendering import Rendered
 from ontogeny.data.collation import collate_tokens
 from ontogeny.data.documents import causal_examples
-from ontogeny.errors import ConfigError
 from ontogeny.logit_loss import slices
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.output_layer import label_states
@@ -93,8 +92,6 @@ class DistillationObjective(Objective):
             return None
         if self.config.kept is not None:
             folder = Path(self.config.kept).expanduser()
-            if not folder.is_dir():
-                raise ConfigError(f"objective.kept is {self.config.kept!r}, which is no folder")
             return Recorded("objective.kept", folder, self._companion)
         return self._companion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,23 @@ def test_what_was_kept_of_other_data_or_of_another_teacher_is_refused(
     here = f"objective.kept={tmp_path / 'another'}"
     with pytest.raises(ConfigError, match=rf"which holds no {IDENTITY}"):
         distil(f"data.path={texts}", f"teacher.source={teacher}", offline[0], here)
+
+
+def test_a_folder_that_is_none_and_one_with_other_content_are_noticed(
+    teacher: Path, texts: Path, home: Path, tmp_path: Path
+) -> None:
+    common = ["objective.teacher=offline", f"data.path={texts}", f"tokenizer.source={teacher}"]
+    with pytest.raises(ConfigError, match=r"objective\.kept is '.*none', which is no folder"):
+        distil(*common, f"objective.kept={tmp_path / 'none'}")
+    folder, results = tmp_path / "kept", []
+    for seed in (1, 2):
+        saved(teacher, small_llama(seed))
+        distil(f"teacher.source={teacher}", *common[:2], "trainer.max_steps=1")
+        (entry,) = kept(home)
+        shutil.rmtree(folder, ignore_errors=True)
+        entry.rename(folder)
+        results.append(losses(distil(*common, f"objective.kept={folder}")))
+    assert results[0] != results[1]
 
 
 def other_tokenizer(texts: Path) -> PreTrainedTokenizerFast:
