@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.checkpoint import checkpoint_digest
 from ontogeny.configuration import stable
 from ontogeny.data.pipeline import digest_source, sources_of
-from ontogeny.digest import DigestCache, digest_json
+from ontogeny.digest import DigestCache, digest_folder, digest_json
+from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,9 +137,14 @@ def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
 
 
 def _file_digests(config: StageConfig, store: Store) -> list[str]:
-    """Return the digests of the files that components' own options name."""
+    """Return the digests of the files and folders that components' own options name."""
     cache = DigestCache(store.root / "digests")
-    return [digest_source(str(path), cache) for _, path in _named_by(config, "file")]
+    files = [digest_source(str(path), cache) for _, path in _named_by(config, "file")]
+    folders = [(key, Path(str(path)).expanduser()) for key, path in _named_by(config, "folder")]
+    for key, folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{key} is {str(folder)!r}, which is no folder")
+    return [*files, *(digest_folder(folder, cache=cache) for _, folder in folders)]
 
 
 def _checkpoint_digests(config: StageConfig) -> list[str]:

@@ -13,6 +13,7 @@ from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
 FILE = {"file": True}  # the option names rows in files: their content is part of the stage's key
+FOLDER = {"folder": True}  # the option names a folder of results: so is its content
 # The option names a checkpoint, or several by name: their content is part of the stage's key.
 CHECKPOINT = {"checkpoint": True}
 
