@@ -14,11 +14,12 @@ from ontogeny.folders import write_folder, write_text
 from ontogeny.token_ids import set_token_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.evaluator import Metrics
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
@@ -34,9 +35,25 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
         if bundle.model.can_generate() and not (unfinished / GENERATION).exists():
             bundle.model.generation_config.save_pretrained(unfinished)  # beside an adapter, too
         save_tokenizer(bundle.tokenizer, unfinished)
-        write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
-        write_text(unfinished / CARD, _card(lineage))
+        write_lineage(unfinished, lineage)
     return folder
+
+
+def write_lineage(folder: Path, lineage: Mapping[str, object]) -> None:
+    """Write lineage.json and the card.
+
+    `figures` in the lineage, as `figures_of` makes them, are what the stage has measured.
+    """
+    write_text(folder / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
+    write_text(folder / CARD, _card(lineage))
+
+
+def figures_of(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, object]]:
+    """Return metrics in the form in which lineage and card have them: by heading, by name."""
+    return {
+        heading: {name: metric.as_dict() for name, metric in found.items()}
+        for heading, found in metrics.items()
+    }
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -140,5 +157,16 @@ def _card(lineage: Mapping[str, object]) -> str:
         f"- steps: {lineage.get('steps')}",
         *(f"- data: {source.get('path')} ({source.get('rows')} rows)" for source in data),
         "",
+        *_figures(lineage),
     ]
     return "\n".join(lines)
+
+
+def _figures(lineage: Mapping[str, object]) -> Iterator[str]:
+    """Yield a table for each heading of the figures."""
+    figures = cast("dict[str, dict[str, dict[str, object]]]", lineage.get("figures", {}))
+    for heading, values in figures.items():
+        yield from (f"## {heading}", "", "| figure | value | unit |", "| --- | --- | --- |")
+        for name, each in values.items():
+            yield f"| {name} | {each['value']:.6g} | {each['unit']} |"
+        yield ""

@@ -23,6 +23,7 @@ from ontogeny.data.corpus import Corpus
 from ontogeny.digest import digest_json
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.evaluator import Evaluator
+from ontogeny.exporter import Exporter
 from ontogeny.head import Head
 from ontogeny.objective import Objective
 from ontogeny.options import Model, Validation
@@ -51,6 +52,7 @@ CONTRACTS: dict[Kind, type] = {
     "head": Head,
     "adapter": Adapter,
     "evaluator": Evaluator,
+    "exporter": Exporter,
 }
 # For stages that go on from a checkpoint: where the composition names no architecture.
 ARCHITECTURE: dict[str, object] = {
@@ -150,7 +152,7 @@ def trial(kind: Kind, name: str, stage: str, overrides: Sequence[str] = ()) -> I
     component = _built(kind, registered, options, who)
     with TemporaryDirectory(prefix="ontogeny-") as place, store_at(Path(place, "store")):
         made = Trial(who, run, component, Path(place), byte_tokenizer())
-        if kind in {"objective", "adapter", "evaluator"}:  # the others are tried by themselves
+        if kind in {"objective", "adapter", "evaluator", "exporter"}:  # the others are tried by themselves
             _equip(made)
         yield made
 
