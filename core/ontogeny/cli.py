@@ -114,11 +114,25 @@ def _show_mask(arguments: list[str]) -> None:
     show_mask(arguments)
 
 
+def _chat(arguments: list[str]) -> None:
+    from ontogeny.terminal_chat import chat  # noqa: PLC0415
+
+    chat(arguments)
+
+
+def _serve(arguments: list[str]) -> None:
+    from ontogeny.serving import serve  # noqa: PLC0415
+
+    serve(arguments)
+
+
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plugins": _plugins,
     "explain": _explain,
     "show": _show,
     "show-mask": _show_mask,
+    "chat": _chat,
+    "serve": _serve,
 }
 
 

@@ -32,7 +32,7 @@ class Exported(ABC):
         del text
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to let go of
         """Let go of files and memory."""
 
 

@@ -50,7 +50,7 @@ def _check_outputs(who: str, exporter: Exporter, exported: Exported, bundle: Bun
     for length in LENGTHS:
         ids = list(range(10, 10 + length))
         with torch.no_grad():
-            found = bundle.model(input_ids=torch.tensor([ids]))  # type: ignore[operator]
+            found = bundle.model(input_ids=torch.tensor([ids]))
             expected = cast("Tensor", found[0][0]).float()
         outputs = exported.outputs(ids)
         broken = f"outputs of {length} tokens have the shape {[*outputs.shape]}"

@@ -152,7 +152,12 @@ def trial(kind: Kind, name: str, stage: str, overrides: Sequence[str] = ()) -> I
     component = _built(kind, registered, options, who)
     with TemporaryDirectory(prefix="ontogeny-") as place, store_at(Path(place, "store")):
         made = Trial(who, run, component, Path(place), byte_tokenizer())
-        if kind in {"objective", "adapter", "evaluator", "exporter"}:  # the others are tried by themselves
+        if kind in {
+            "objective",
+            "adapter",
+            "evaluator",
+            "exporter",
+        }:  # the others are tried by themselves
             _equip(made)
         yield made
 

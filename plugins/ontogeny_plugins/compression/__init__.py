@@ -44,14 +44,14 @@ class Magnitude:
 
 @dataclass
 class Wanda:
-    """Set those weights to zero that matter least to what their layer is given (Sun et al., 2023)."""
+    """Set weights to zero that matter least to what a layer is given (Sun et al., 2023)."""
 
     sparsity: float = 0.5  # share of the weights of each output
     # n:m, as 2:4: of m neighbours in a row at most n stay, and sparsity is not read; none: anywhere
     pattern: str | None = None
     # ends of names of layers to prune, or regexes; none: all linear ones in the blocks
     layers: list[str] = field(default_factory=list)
-    batches: int = 8  # of the data, to see what layers are given
+    batches: int = 4  # of the data, to see what layers are given
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -65,7 +65,9 @@ class Trimming:
 
     min_count: int = 1  # tokens that occur so often in the text stay
     vocab_size: int | None = None  # keep at most about so many, the most frequent; none: no limit
-    path: str | None = field(default=None, metadata=FILE)  # text to count in; none: the stage's data
+    path: str | None = field(
+        default=None, metadata=FILE
+    )  # text to count in; none: the stage's data
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -76,7 +78,7 @@ class Trimming:
 
 @dataclass
 class Quantization:
-    """Round the weights of linear layers to few bits (torchao, weight-only), once all is trained."""
+    """Round the weights of linear layers to few bits (torchao, weight-only), after training."""
 
     dtype: str = "int8"  # int8 (a scale for each output) or int4 (one for each group)
     group_size: int = 32  # neighbouring weights of an output that share a scale; read for int4

@@ -129,11 +129,12 @@ class KeepZeros(L.Callback):
 
 def prunable(model: PreTrainedModel, patterns: Sequence[str]) -> dict[str, nn.Module]:
     """Return the linear layers in the blocks by name; of these, the ones that are asked for."""
-    found: dict[str, nn.Module] = {}
-    for prefix, blocks in block_lists(model).items():
-        for name, module in blocks.named_modules(prefix=prefix):
-            if isinstance(module, nn.Linear | Conv1D):
-                found[name] = module
+    found: dict[str, nn.Module] = {
+        name: module
+        for prefix, blocks in block_lists(model).items()
+        for name, module in blocks.named_modules(prefix=prefix)
+        if isinstance(module, nn.Linear | Conv1D)
+    }
     if not patterns:
         return found
     return {

@@ -32,7 +32,8 @@ class QuantizationAdapter(Adapter):
     def apply(self, bundle: Bundle) -> Bundle:
         """Change nothing yet; raise ConfigError for what could not be quantised later."""
         if find_spec("torchao") is None:
-            msg = "adapter.quantization needs the package torchao: pip install 'ontogeny[quantization]'"
+            install = "pip install 'ontogeny[quantization]'"
+            msg = f"adapter.quantization needs the package torchao: {install}"
             raise ConfigError(msg)
         if is_quantised(bundle.model):
             msg = (
@@ -100,7 +101,9 @@ class QuantizationAdapter(Adapter):
         config = transformers.TorchAoConfig(self._type())
         quantizer = module.TorchAoHfQuantizer(config, pre_quantized=False)
         quantizer.modules_to_not_convert = quantizer.get_modules_to_not_convert(
-            model, config.modules_to_not_convert, model._keep_in_fp32_modules  # noqa: SLF001
+            model,
+            config.modules_to_not_convert,
+            model._keep_in_fp32_modules,  # noqa: SLF001
         )
         return quantizer
 
@@ -110,4 +113,5 @@ class QuantizationAdapter(Adapter):
             return ao.Int8WeightOnlyConfig()
         # The one form of four bits that every processor computes with.
         groups = ao.PerGroup(self.config.group_size)
-        return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=groups)
+        four_bits = cast("Any", torch).int4
+        return ao.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=groups)

@@ -93,7 +93,9 @@ class CompressionStage(Stage):
         }
 
     def _monitored(self, found: Found) -> Metric:
-        known = {f"{owner}/{name}": each for owner, own in found.items() for name, each in own.items()}
+        known = {
+            f"{owner}/{name}": each for owner, own in found.items() for name, each in own.items()
+        }
         if self.config.monitor not in known:
             msg = (
                 f"stage.monitor is {self.config.monitor!r}, which no evaluator of the stage "

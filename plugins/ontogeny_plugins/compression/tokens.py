@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from copy import deepcopy
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import Tokenizer
@@ -91,7 +92,9 @@ def trimmed(rules: Rules, kept: Sequence[int]) -> Rules:
         if model.get("unk_id") is not None:
             model["unk_id"] = number[model["unk_id"]]
     if "merges" in model:
-        model["merges"] = [pair for pair in model["merges"] if {*pair, _joined(rules, pair)} <= stays]
+        model["merges"] = [
+            pair for pair in model["merges"] if {*pair, _joined(rules, pair)} <= stays
+        ]
     for token in new["added_tokens"]:
         token["id"] = number[token["id"]]
     _renumber(new.get("post_processor"), number)
@@ -158,7 +161,7 @@ def _merged(token: str, ranks: Ranks, prefix: str) -> Iterator[str]:
     """Yield what stands there on the way from single characters to a token, as BPE goes."""
     pieces = [token[:1], *(prefix + each for each in token[1:])]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             return

@@ -139,18 +139,23 @@ def _template_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that the chat template itself writes, such as the names of roles."""
     if not tokenizer.chat_template:
         return []
-    found: list[int] = []
-    for turns in (CONVERSATION, [{"role": "system", "content": "a"}, *CONVERSATION]):
-        try:
-            found += cast(
-                "list[int]",
-                tokenizer.apply_chat_template(
-                    turns[:-1], add_generation_prompt=True, return_dict=False
-                ),
-            )
-        except Exception:  # noqa: BLE001  a template may refuse a role, each in its own way
-            continue
-    return found
+    conversations = (CONVERSATION, [{"role": "system", "content": "a"}, *CONVERSATION])
+    return [each for turns in conversations for each in _rendered(tokenizer, turns)]
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]
+) -> Sequence[int]:
+    try:
+        ids = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns], add_generation_prompt=False, return_dict=False
+        )
+        begun = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns[:-1]], add_generation_prompt=True, return_dict=False
+        )
+    except Exception:  # noqa: BLE001  a template may refuse a role, each in its own way
+        return []
+    return [*cast("list[int]", ids), *cast("list[int]", begun)]
 
 
 def _texts_of(value: Row | object) -> Iterator[str]:

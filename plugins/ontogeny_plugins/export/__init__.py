@@ -44,7 +44,9 @@ class SafeTensors:
 class Peft:
     """An adapter beside its base, as PEFT and vLLM read it; for a checkpoint that is one."""
 
-    base: str | None = None  # name of the base to write into it, such as one on the Hub; none: as is
+    base: str | None = (
+        None  # name of the base to write into it, such as one on the Hub; none: as is
+    )
 
 
 @dataclass

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import logging
 import warnings
 from importlib import import_module
@@ -17,7 +16,7 @@ import torch
 from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
-from ontogeny.checkpoint import GENERATION, save_tokenizer
+from ontogeny.checkpoint import save_tokenizer
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.exporter import Exported, Exporter
 
@@ -80,7 +79,7 @@ class GraphExporter(Exporter):
     def export(self, bundle: Bundle, source: str, folder: Path) -> None:
         """Write the graph, config, tokenizer, template and generation config."""
         del source
-        model = cast("PreTrainedModel", copy.deepcopy(bundle.model))
+        model = copy.deepcopy(bundle.model)
         model.config.use_cache = False  # a graph of its own would be needed for it
         try:
             with _quiet():

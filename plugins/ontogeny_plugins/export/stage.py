@@ -24,9 +24,6 @@ from ontogeny.tokenizers import named_tokenizer
 from ontogeny_plugins.export.verification import Difference, Texts, compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from torch import nn
 
     from ontogeny.evaluator import Metrics

@@ -105,7 +105,9 @@ def compare(bundle: Bundle, exported: Exported, texts: Texts) -> Difference:
             found.bytes += len(cast("str", bundle.tokenizer.decode(ids[1:])).encode())
     for shown, ids in texts.prompts:
         _add_answer(found, bundle, shown, ids, (expected, exported.outputs), texts.answer_tokens)
-    found.misread = next((each for each in texts.words if _is_misread(bundle, exported, each)), None)
+    found.misread = next(
+        (each for each in texts.words if _is_misread(bundle, exported, each)), None
+    )
     return found
 
 
@@ -114,9 +116,7 @@ def prompt_ids(bundle: Bundle, prompt: str) -> list[int]:
     if not bundle.tokenizer.chat_template:
         return plain_tokens(bundle, prompt)
     asked = [{"role": "user", "content": prompt}]
-    ids = bundle.tokenizer.apply_chat_template(
-        asked, add_generation_prompt=True, return_dict=False
-    )
+    ids = bundle.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     return cast("list[int]", ids)
 
 
@@ -135,7 +135,7 @@ def _predicts_next(bundle: Bundle) -> bool:
 def _outputs_of(bundle: Bundle) -> Outputs:
     def outputs(ids: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            found = bundle.model(input_ids=torch.tensor([ids]))  # type: ignore[operator]
+            found = bundle.model(input_ids=torch.tensor([ids]))
         return cast("Tensor", found[0][0]).float()
 
     return outputs
