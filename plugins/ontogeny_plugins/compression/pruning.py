@@ -86,7 +86,7 @@ class Pruning(Adapter):
 
     def settle(self, bundle: Bundle) -> Bundle:
         """Count the zeros; they are part of the model."""
-        weights = [cast("Tensor", layer.weight) for layer in self.layers.values()]
+        weights = [_values(layer) for layer in self.layers.values()]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         pruned = sum(weight.numel() for weight in weights)
         every = bundle.model.num_parameters()
@@ -159,6 +159,12 @@ def matrix(layer: nn.Module) -> Tensor:
     """Return a layer's weight as [O, I], a view of it; GPT-2 stores it the other way round."""
     weight = cast("nn.Parameter", layer.weight).detach()
     return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+def _values(layer: nn.Module) -> Tensor:
+    """Return a layer's weights as numbers; another adapter may have rounded them to few bits."""
+    weight = cast("nn.Parameter", layer.weight).detach()
+    return weight if type(weight) is torch.Tensor else weight.dequantize()
 
 
 def lowest(scores_OI: Tensor, share: float, *, by_row: bool) -> Tensor:

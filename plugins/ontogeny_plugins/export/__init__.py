@@ -16,7 +16,7 @@ class Export:
     # continued by the checkpoint and by each export; with a chat template they are questions
     prompts: list[str] = field(default_factory=lambda: list(PROMPTS))
     answer_tokens: int = 16  # tokens of these continuations, at most; 0: none
-    # relative rise of bits per byte, as 0.01, beyond which an export is no copy and the stage fails
+    # relative change of bits per byte, as 0.01, beyond which an export is no copy: the stage fails
     budget: float = 0.02
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ontogeny.head import Head
     from ontogeny_plugins.export import Export
 
-READ_LATER = ("logger.", "callbacks.", "stage.")
+READ_LATER = ("logger.", "callbacks.", "stage.", "exporter.")
 
 
 class NoCopyError(UserError):
@@ -133,6 +133,7 @@ class ExportStage(Stage):
             size = folder_size(unfinished) / 1e6
             exported = exporter.open(unfinished)
             found = compare(bundle, exported, texts)
+            note = f" ({exported.note})" if exported.note else ""
             exported.close()
             del exported
             gc.collect()  # files that are mapped into memory
@@ -140,7 +141,7 @@ class ExportStage(Stage):
             metrics = found.metrics(size)
             figures = figures_of({f"Export: {name}, beside the checkpoint": metrics})
             write_lineage(unfinished, {**context.lineage, "figures": figures})
-        context.announce(f"{name}: {_said(found, size)}")
+        context.announce(f"{name}: {_said(found, size)}{note}")
         return found, metrics
 
     def _require_copy(self, name: str, exporter: Exporter, found: Difference) -> None:
@@ -152,9 +153,9 @@ class ExportStage(Stage):
             )
         elif found.misread is not None:
             what = f"its tokenizer encodes {found.misread[:60]!r} otherwise"
-        elif found.rise is not None and found.rise > self.config.budget:
+        elif found.change is not None and not abs(found.change) <= self.config.budget:
             what = (
-                f"bits per byte rise by {found.rise:.2%}, where stage.budget allows "
+                f"bits per byte change by {found.change:+.2%}, where stage.budget allows "
                 f"{self.config.budget:.2%}: choose a format with more bits, or raise it"
             )
         if what is not None:
@@ -174,9 +175,9 @@ def _samples(name: str, found: Difference, *, is_first: bool) -> list[Sample]:
 
 
 def _said(found: Difference, megabytes: float) -> str:
-    rise = "" if found.rise is None else f", bits per byte {found.rise:+.3%}"
+    change = "" if found.change is None else f", bits per byte {found.change:+.3%}"
     agree = found.agreeing / max(found.positions, 1)
-    return f"{megabytes:.1f} MB, verified: outputs agree at {agree:.1%} of the positions{rise}"
+    return f"{megabytes:.1f} MB, verified: outputs agree at {agree:.1%} of the positions{change}"
 
 
 def _require_read_keys(context: StageContext) -> None:

@@ -65,8 +65,8 @@ class Difference:
     misread: str | None = None  # a text that the export's tokenizer encodes otherwise
 
     @property
-    def rise(self) -> float | None:
-        """Relative rise of bits per byte; None where the model does not predict text."""
+    def change(self) -> float | None:
+        """Relative change of bits per byte; None where the model does not predict text."""
         return self.nats[1] / self.nats[0] - 1 if self.tokens else None
 
     def metrics(self, megabytes: float) -> Metrics:

@@ -37,6 +37,8 @@ def require_tokens(tokenizer: PreTrainedTokenizerBase) -> Rules:
         what = f"is of the type {kind}" + " with byte fallback" * (kind == "BPE")
     elif (rules.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
         what = f"changes text before it is split ({rules['normalizer']['type']})"
+    elif not rules["model"]["merges"]:
+        what = "has no merges"
     elif _split(rules) is None:
         what = "splits text in a way that llama.cpp has no name for"
     if what is not None:
@@ -57,8 +59,7 @@ def write_tokens(
     writer.add_tokenizer_pre(_split(rules))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    if merges := rules["model"]["merges"]:
-        writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_token_merges([" ".join(pair) for pair in rules["model"]["merges"]])
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(bool(ids) and ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(bool(ids) and ids[-1] == tokenizer.eos_token_id)
@@ -95,8 +96,6 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
 
 def _split(rules: Rules) -> str | None:
     """Return llama.cpp's name of how text is split, or None."""
-    if not rules["model"]["merges"]:
-        return "gpt-2"  # each byte is a token: how the text is split makes no difference
     step = rules.get("pre_tokenizer") or {}
     steps = step["pretokenizers"] if step.get("type") == "Sequence" else [step]
     return SPLITS.get(tuple(_described(each) for each in steps))
