@@ -23,6 +23,7 @@ from ontogeny.testing.evaluator import check_evaluator
 from ontogeny.testing.exporter import check_exporter
 from ontogeny.testing.head import check_head
 from ontogeny.testing.objective import check_objective
+from ontogeny.testing.reward import check_reward
 from ontogeny.testing.trial import trial
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ CHECKS: dict[Kind, Callable[..., None]] = {
     "adapter": check_adapter,
     "evaluator": check_evaluator,
     "exporter": check_exporter,
+    "reward": check_reward,
 }
 # Kinds that only one stage has a place for.
 STAGES: dict[Kind, str] = {"exporter": "export"}
@@ -83,7 +85,7 @@ def check_plugin(name: str, *, stage: str = "pretraining", skip: Collection[str]
 
 def _check_component(kind: Kind, name: str, stage: str) -> None:
     if kind in CHECKS:
-        CHECKS[kind](name, stage=stage)
+        CHECKS[kind](name, **({} if kind == "reward" else {"stage": stage}))
         return
     with trial(kind, name, stage):
         pass  # what all components promise is all that can be said of a stage

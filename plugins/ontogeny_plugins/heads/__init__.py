@@ -34,6 +34,11 @@ class Reward:
 
 
 @dataclass
+class Value:
+    """One number for every token: what is still to come (Schulman et al., 2016)."""
+
+
+@dataclass
 class TokenClassification:
     """Scores of classes for every token."""
 
@@ -98,6 +103,7 @@ class RetrievalMetrics:
 _HEADS = (
     ("sequence_classification", SequenceClassification),
     ("reward", Reward),
+    ("value", Value),
     ("token_classification", TokenClassification),
     ("question_answering", QuestionAnswering),
     ("multiple_choice", MultipleChoice),

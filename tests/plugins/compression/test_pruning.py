@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from tests.plugins.compression.conftest import QUICK, World, value
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -16,7 +16,6 @@ from ontogeny.errors import UserError
 from ontogeny.testing.trial import store_at
 from ontogeny_plugins.compression.pruning import lowest, lowest_of_groups, matrix
 from ontogeny_plugins.compression.wanda import squared_inputs
-from tests.plugins.compression.conftest import QUICK, World, value
 
 
 def test_the_smallest_are_taken_of_a_row_or_of_all() -> None:
@@ -86,7 +85,7 @@ def test_wanda_prunes_each_block_with_what_the_pruned_ones_before_give(world: Wo
         layers = {name: each for name, each in block.named_modules() if "proj" in name}
         hooks = [
             each.register_forward_pre_hook(
-                lambda _, args, name=name: given.__setitem__(name, args[0][real])
+                lambda _, args, name=name, given=given: given.__setitem__(name, args[0][real])
             )
             for name, each in layers.items()
         ]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.plugins.compression.conftest import World, value
 from transformers import AutoModelForCausalLM
 
 from ontogeny.errors import UserError
-from tests.plugins.compression.conftest import World, value
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

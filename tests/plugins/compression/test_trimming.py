@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.plugins.compression.conftest import World, sentences, value, write
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -21,7 +22,6 @@ from transformers import (
 from ontogeny.errors import UserError
 from ontogeny_plugins.compression.tokens import kept_tokens, rules_of, trimmed, with_rules
 from ontogeny_plugins.compression.trimming import cut_rows, renumber
-from tests.plugins.compression.conftest import World, sentences, value, write
 
 STRANGE = ["Ünïcode – 水 and 🙂!", "", " ", "\n\n\t x", "bada BADA 123456", "<|endoftext|>x"]
 

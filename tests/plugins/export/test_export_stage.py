@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.plugins.export.conftest import TEXTS, Place, Values, bpe_tokenizer, saved
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,7 +23,6 @@ from transformers import (
 from ontogeny import ConfigError
 from ontogeny.errors import UserError
 from ontogeny.testing import check_exporter
-from tests.plugins.export.conftest import TEXTS, Place, Values, bpe_tokenizer, saved
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

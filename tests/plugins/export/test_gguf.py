@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.plugins.export.conftest import SIZES, Place, Values, bpe_tokenizer, llama, saved
 from tokenizers import pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -27,7 +28,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ontogeny import ConfigError
 from ontogeny.errors import UserError
 from ontogeny_plugins.export.gguf.weights import llama3_factors, neighbours
-from tests.plugins.export.conftest import SIZES, Place, Values, bpe_tokenizer, llama, saved
 
 gguf = pytest.importorskip("gguf")
 LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None

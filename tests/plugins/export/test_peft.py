@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.plugins.export.conftest import Place, Values
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # PEFT asks transformers in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
