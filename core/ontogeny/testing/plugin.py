@@ -49,7 +49,7 @@ CHECKS: dict[Kind, Callable[..., None]] = {
     "reward": check_reward,
 }
 # Kinds that only one stage has a place for.
-STAGES: dict[Kind, str] = {"exporter": "export"}
+STAGES: dict[Kind, str] = {"reward": "reinforcement", "exporter": "export"}
 LISTS = {*LIST_KINDS, "callbacks", "logger"}  # groups of which several options are chosen
 LISTINGS = [*HOOKS.values(), "ontogeny_config_paths"]  # hooks that are called at start-up
 START = """
@@ -85,7 +85,7 @@ def check_plugin(name: str, *, stage: str = "pretraining", skip: Collection[str]
 
 def _check_component(kind: Kind, name: str, stage: str) -> None:
     if kind in CHECKS:
-        CHECKS[kind](name, **({} if kind == "reward" else {"stage": stage}))
+        CHECKS[kind](name, stage=stage)
         return
     with trial(kind, name, stage):
         pass  # what all components promise is all that can be said of a stage

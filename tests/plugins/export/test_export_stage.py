@@ -209,5 +209,10 @@ PLUGIN = """
 """
 
 
+def test_onnx_keeps_the_contract_of_exporters() -> None:
+    pytest.importorskip("onnxruntime")
+    check_exporter("onnx")
+
+
 def test_gguf_keeps_the_contract_of_exporters(checkpoint: Path) -> None:
     check_exporter("gguf", overrides=[f"model.source={checkpoint}"])

@@ -11,6 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tests.plugins.export.conftest import Place, Values
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ontogeny.testing import check_exporter
+
 # PEFT asks transformers in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -46,3 +48,7 @@ def test_the_name_of_the_base_can_be_that_on_the_hub(place: Place, adapter: Path
     place.export(adapter, "exporter=[peft]", "exporter.peft.base=someone/base")
     config = json.loads((place.exported("peft") / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "someone/base"
+
+
+def test_peft_keeps_the_contract_of_exporters(adapter: Path) -> None:
+    check_exporter("peft", overrides=[f"model.source={adapter}"])
