@@ -143,7 +143,7 @@ class Conversation:
     def answer(self, text: str, out: IO[str]) -> str:
         """Write the answer as it comes, and a line end after it; return it."""
         ids_1T = self._prompt(text)
-        streamer = _Streamer(self.tokenizer, out)
+        streamer = Streamer(self.tokenizer, out)
         try:
             self._generate(ids_1T, streamer)
         except KeyboardInterrupt:
@@ -214,7 +214,7 @@ class Conversation:
             max_new_tokens=min(options.max_tokens, room),
             max_length=None,
             do_sample=options.temperature > 0,
-            temperature=options.temperature or None,
+            temperature=float(options.temperature) or None,
             top_p=options.top_p if options.temperature else None,
             top_k=None,
             eos_token_id=stops or None,
@@ -226,7 +226,7 @@ class Conversation:
         return config
 
 
-class _Streamer(TextStreamer):
+class Streamer(TextStreamer):
     """Writes words as they come, and keeps them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, out: IO[str]) -> None:
