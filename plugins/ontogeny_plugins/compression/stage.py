@@ -152,7 +152,7 @@ class Compressing(Training):
             bundle = adapter.apply(bundle)
         cast("nn.Module", bundle.model).to(self.device)
         for name, adapter in self.adapters.items():
-            self.context.announce(f"compression: {name}")
+            self.context.announce(f"applying {name}")
             seed_everything(self.config.seed, "initialise", name)
             adapter.initialise(bundle, self._batches())
         if self.config.preflight:
