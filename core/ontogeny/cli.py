@@ -132,6 +132,18 @@ def _show_mask(arguments: list[str]) -> None:
     show_mask(arguments)
 
 
+def _chat(arguments: list[str]) -> None:
+    from ontogeny.terminal_chat import chat  # noqa: PLC0415
+
+    chat(arguments)
+
+
+def _serve(arguments: list[str]) -> None:
+    from ontogeny.serving import serve  # noqa: PLC0415
+
+    serve(arguments)
+
+
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plugins": _plugins,
     "explain": _explain,
@@ -139,6 +151,8 @@ SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "show-mask": _show_mask,
     "reproduce-run": _reproduce,
     "report": _report,
+    "chat": _chat,
+    "serve": _serve,
 }
 
 

@@ -166,6 +166,7 @@ def _components(config: StageConfig) -> dict[str, object]:
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
     parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    parts |= {f"exporter.{name}": options for name, options in config.exporter.items()}
     parts |= {f"reward.{name}": options for name, options in config.reward.items()}
     return {key: options for key, options in parts.items() if options is not None}
 
