@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.digest import DigestCache
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
@@ -72,11 +73,11 @@ def read_object(file: Path) -> dict[str, object]:
         raise CheckpointError(msg) from error
 
 
-def checkpoint_digest(key: str, source: str) -> str:
+def checkpoint_digest(key: str, source: str, cache: DigestCache | None = None) -> str:
     """Return the digest of a folder's content, or the name itself for one on the Hub.
 
-    That of an adapter beside its base covers both. `key` is the option that names it. Raises
-    CheckpointError where neither can be.
+    That of an adapter beside its base covers both. `key` is the option that names it; files that
+    the cache knows are not read. Raises CheckpointError where neither can be.
     """
     folder = Path(source)
     if is_hub_name(source):
@@ -85,12 +86,12 @@ def checkpoint_digest(key: str, source: str) -> str:
         what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
         msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
         raise CheckpointError(msg)
-    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"}, cache=cache)
     if key == "tokenizer.source":
         return digest
     if is_adapter_folder(source):
         base = base_of_adapter(key, source)
-        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base)})
+        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base, cache)})
     if not (folder / "config.json").exists():
         msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.configuration import StageConfig, plain
@@ -14,16 +14,18 @@ from ontogeny.evaluation import write_metrics
 from ontogeny.evaluator import Metric
 from ontogeny.folders import write_text
 from ontogeny.keys import package_versions, stage_key
+from ontogeny.kinds import KIND, UNKNOWN, given_kinds, kinds_of_folder
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
 from ontogeny.ranks import FitIsOver
 from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
-from ontogeny.stage import Sample, Stage, StageContext, StageResult
+from ontogeny.stage import Advice, Sample, Stage, StageContext, StageResult
 from ontogeny.store import POLL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ontogeny.configuration import RunConfig
     from ontogeny.interruption import Interruption
     from ontogeny.store import Store
 
@@ -37,40 +39,42 @@ class StageRun:
         self,
         name: str,
         config: StageConfig,
-        overrides: Sequence[str],
+        of_run: RunConfig,
         store: Store,
         interruption: Interruption,
         announce: Announce,
     ) -> None:
         self.name = name
         self.config = config
-        self.keys = _own_keys(name, overrides)
+        self.keys = _own_keys(of_run.prefix(name), of_run.overrides)
+        self.links = of_run.store.link
         self.store = store
         self.interruption = interruption
         self.announce = announce
 
     def run(self, folder: Path, status: Status) -> StageResult:
         """Return the stage's result and link its folder into the run's folder."""
+        status.stage(self.name, "running")
         key = stage_key(self.config, registry(), self.store)
         hooks = registry().manager.hook
-        with self.store.lock("stages", key, self._say_waiting):
-            found = self.store.get("stages", key)
+        with self.store.lock("stages", key, lambda: self._say_waiting(key)) as lock:
+            found = self.store.get("stages", key, verify=True)
             if found is not None:
                 self.announce(f"{self.name}: finished before, nothing to train ({found})")
                 status.stage(self.name, "cached")
                 result = _read_result(found)
             else:
-                status.stage(self.name, "running")
                 context = self._context(key)
                 link_stage(folder, self.name, context.folder)
                 hooks.ontogeny_stage_started(stage=self.name, context=context)
                 result = self._compute(context)
                 found = context.folder
                 if result.complete:
+                    lock.require()
                     found = self._publish(key, context.folder)
                     result.checkpoint = found / "checkpoint" if result.checkpoint else None
                 status.stage(self.name, "finished" if result.complete else "unfinished")
-        link_stage(folder, self.name, found)
+        link_stage(folder, self.name, found, copied=result.complete and not self.links)
         hooks.ontogeny_stage_finished(stage=self.name, result=result)
         return result
 
@@ -95,7 +99,11 @@ class StageRun:
         stage = cast("Stage", registry().build(self.config.stage))
         result = stage.run(context)
         write_metrics(context.folder / "metrics.json", {self.name: result.metrics})
-        facts = {"steps": result.steps, "checkpoint": result.checkpoint is not None}
+        facts = {
+            "steps": result.steps,
+            "checkpoint": result.checkpoint is not None,
+            "advice": None if result.advice is None else asdict(result.advice),
+        }
         write_text(context.folder / "result.json", json.dumps(facts) + "\n")
         return result
 
@@ -125,6 +133,7 @@ class StageRun:
             "stage": self.name,
             "key": key,
             "parent": self.config.model.source,
+            KIND: self._kind(),
             "config": plain(self.config),
             "versions": package_versions(),
         }
@@ -145,18 +154,27 @@ class StageRun:
             overrides=self.keys,
         )
 
-    def _say_waiting(self) -> None:
-        self.announce(f"{self.name}: another process computes this stage; waiting for it")
+    def _kind(self) -> str | None:
+        """Return the kind of checkpoint that the stage leaves, where that is known."""
+        source = self.config.model.source
+        taken = UNKNOWN if source is None else kinds_of_folder(source, registry())
+        kinds = given_kinds(self.config, registry(), taken)
+        return min(kinds) if kinds is not None and len(kinds) == 1 else None
+
+    def _say_waiting(self, key: str) -> None:
+        who = self.store.holder("stages", key)
+        other = f"another process ({who})" if who else "another process"
+        self.announce(f"{self.name}: {other} computes this stage; waiting for it")
 
 
 def _states_aside(work: Path) -> Path:
     return work.with_name(f"{work.name}.{TRAINING_STATES}")
 
 
-def _own_keys(name: str, overrides: Sequence[str]) -> list[str]:
+def _own_keys(prefix: str, overrides: Sequence[str]) -> list[str]:
     """Return the keys of this stage that the user set, without the prefix of a lifecycle."""
     keys = [item.lstrip("+").partition("=")[0] for item in overrides if not item.startswith("~")]
-    prefix = f"stages.{name}."
+    keys = [key for key in keys if key.startswith(prefix)]
     return [key.removeprefix(prefix) for key in keys if "@" not in key and "/" not in key]
 
 
@@ -172,4 +190,5 @@ def _read_result(folder: Path) -> StageResult:
     samples = json.loads(samples_file.read_text()) if samples_file.exists() else []
     checkpoint = folder / "checkpoint" if facts["checkpoint"] else None
     shown = [Sample(**sample) for sample in samples]
-    return StageResult(checkpoint, metrics, shown, int(facts["steps"]))
+    advice = Advice(**facts["advice"]) if facts.get("advice") else None
+    return StageResult(checkpoint, metrics, shown, int(facts["steps"]), advice=advice)

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from ontogeny.checkpoint import save_checkpoint
+from ontogeny.data.pipeline import sources_of
 from ontogeny.folders import write_text
 from ontogeny.stage import Sample, Stage, StageContext, StageResult
 from ontogeny.training import Training
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.configuration import StageConfig
 
 
 class TrainingStage(Stage):
@@ -22,6 +24,10 @@ class TrainingStage(Stage):
 
     # Whether what the stage has gained and forgotten is measured and reported.
     compares: ClassVar[bool] = False
+
+    def check(self, config: StageConfig) -> None:
+        """Raise ConfigError where there is no data to train on."""
+        sources_of(config.data)
 
     @abstractmethod
     def tokenizer(self, context: StageContext) -> PreTrainedTokenizerBase:
