@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning as L
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.data.corpus import Corpus
@@ -93,6 +93,25 @@ class Adapter(ABC):
         del bundle
         msg = f"{type(self).__name__} cannot be switched off: the model's own weights are trained"
         raise ConfigError(msg)
+
+    def branch(self, bundle: Bundle, name: str, source: str | None = None) -> Mapping[str, Tensor]:
+        """Add another set of the adapter's weights: trained, or those of a folder, frozen.
+
+        A trained one begins as this one does. It acts within `on` alone, and is gone after
+        `settle`. Returns what the folder holds beside, by name, such as the weights of its head.
+        Raises ConfigError where there can be one set only.
+        """
+        del bundle, name, source
+        msg = (
+            f"{type(self).__name__} has one set of weights: the model it trains cannot be another "
+            f"one, too"
+        )
+        raise ConfigError(msg)
+
+    def on(self, bundle: Bundle, name: str) -> AbstractContextManager[None]:
+        """Return a context in which the model computes with the weights of a branch."""
+        del bundle, name
+        raise NotImplementedError
 
     def proofs(self, bundle: Bundle, batch: Batch) -> Iterable[Proof]:
         """Return the adapter's own preflight proofs."""

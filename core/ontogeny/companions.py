@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.adapter import Adapter, Bundle
-from ontogeny.checkpoint import checkpoint_digest
+from ontogeny.checkpoint import base_of_adapter, checkpoint_digest, is_adapter_folder
 from ontogeny.configuration import stable
 from ontogeny.digest import digest_json
 from ontogeny.errors import ConfigError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ontogeny.configuration import StageConfig
     from ontogeny.plugins import Registry
@@ -38,6 +38,15 @@ class Companion:
     digest: str
     load: Callable[[], Bundle]  # frozen, in eval mode, on the device; a new one at every call
     tokenizer: Callable[[], PreTrainedTokenizerBase]  # without the model
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Another model on the weights of the one that is trained."""
+
+    model: PreTrainedModel  # it computes as the branch within `on()`
+    on: Callable[[], AbstractContextManager[None]]
+    beside: Mapping[str, Tensor]  # what an adapter folder holds beside, such as a head
 
 
 def given_model(
@@ -69,12 +78,14 @@ class Companions:
         given: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config = config
         self.registry = registry
         self.store = store
         self.tokenizer = tokenizer  # of the data
         self.device = device
+        self.announce = announce  # say a line to the user
         self._head = head
         self._given = given  # the tokenizer of the model that the stage is given
         self._adapted: tuple[Bundle, Sequence[Adapter]] | None = None
@@ -112,6 +123,42 @@ class Companions:
 
         return Companion(key, digest, load, lambda: load_tokenizer(key, source))
 
+    def trained(self, head: str, source: str | None = None) -> Bundle:
+        """Return a model of its own to train, with a head by its name and the stage's adapters.
+
+        It has the weights of a checkpoint, or those that the stage is given.
+        """
+        model = self.config.model if source is None else replace(self.config.model, source=source)
+        config = replace(self.config, model=model)
+        bundle = given_model(config, self._head_named(head), self._given)[0]
+        for name, options in self.config.adapter.items():
+            adapter = cast("Adapter", self.registry.build(options))
+            seed_everything(self.config.seed, "adapter", name)
+            bundle = adapter.apply(bundle)
+        cast("nn.Module", bundle.model).to(self.device)
+        return bundle
+
+    def branch(self, name: str, source: str | None = None) -> Branch:
+        """Return another model on the weights of the one that is trained, by adapters of its own.
+
+        They are trained, or come frozen out of an adapter folder on the same base. Raises
+        ConfigError without an adapter, or with one that can have no second set of weights.
+        """
+        if self._adapted is None or not self._adapted[1]:
+            msg = (
+                "one model cannot be two without an adapter: choose one, such as 'adapter=[lora]', "
+                "or give the other model weights of its own"
+            )
+            raise ConfigError(msg)
+        bundle, adapters = self._adapted
+        if source is not None:
+            _require_same_base(self.config.model.source, source, name)
+        adapter = adapters[-1]
+        seed_everything(self.config.seed, "branch", name)
+        beside = adapter.branch(bundle, name, source)
+        cast("nn.Module", bundle.model).to(self.device)
+        return Branch(bundle.model, lambda: adapter.on(bundle, name), beside)
+
     def require_same_tokens(self, companion: Companion) -> None:
         """Raise ConfigError where a companion reads other ids than the data has."""
         own, data = companion.tokenizer().get_vocab(), self.tokenizer.get_vocab()
@@ -147,6 +194,11 @@ class Companions:
                 stack.enter_context(adapter.off(bundle))
             yield
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the model that is trained has got its adapters: not yet where a stage begins."""
+        return self._adapted is not None and bool(self._adapted[1])
+
     def adapted(self, bundle: Bundle, adapters: Sequence[Adapter]) -> None:
         """Take the model that is trained, once its adapters are in; called by the core."""
         self._adapted = (bundle, adapters)
@@ -168,3 +220,21 @@ class Companions:
         model = cast("nn.Module", bundle.model)
         model.requires_grad_(False).eval().to(self.device)
         return bundle
+
+
+def _require_same_base(given: str | None, source: str, name: str) -> None:
+    """Raise ConfigError unless a folder holds an adapter on the weights that the stage is given."""
+    if not is_adapter_folder(source):
+        msg = (
+            f"{source!r} cannot share the model that is trained as its {name}: it is no adapter "
+            f"folder; train it with adapter.lora.merge=false, or give it weights of its own"
+        )
+        raise ConfigError(msg)
+    base = base_of_adapter(name, source)
+    if given is None or checkpoint_digest(name, base) != checkpoint_digest("model.source", given):
+        msg = (
+            f"{source!r} cannot share the model that is trained as its {name}: it is an adapter on "
+            f"{base!r}, and model.source is {given!r}; take one on the same base, or give it "
+            f"weights of its own"
+        )
+        raise ConfigError(msg)

@@ -56,6 +56,7 @@ class StageConfig:
     head: object | None = None
     adapter: dict[str, object] = field(default_factory=dict)
     evaluator: dict[str, object] = field(default_factory=dict)
+    reward: dict[str, object] = field(default_factory=dict)
     optimizer: object = field(default_factory=options.AdamW)
     scheduler: object = field(default_factory=options.Schedule)
     forgetting: options.Forgetting = field(default_factory=options.Forgetting)

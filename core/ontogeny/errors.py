@@ -44,6 +44,14 @@ class CheckpointError(UserError):
     """A checkpoint or a training state cannot be read or written."""
 
 
+class RewardError(UserError):
+    """A reward cannot be used: the message names it, and an answer that it was given."""
+
+
+class DivergedError(UserError):
+    """A training has left where its objective holds; its last training state is kept."""
+
+
 class NonFiniteError(OntogenyError):
     """The loss or a gradient is NaN or infinite; the weights were not touched by that step."""
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import lightning as L
     from lightning.pytorch.loggers import Logger
+    from torch import nn
 
     from ontogeny.adapter import Adapter, Bundle
     from ontogeny.data.pipeline import TrainingRows
@@ -105,9 +106,10 @@ class Fit:
         evaluation: Evaluation,
         comparison: Comparison,
         decisions: Decisions,
+        auxiliary: nn.Module | None = None,
     ) -> tuple[bool, int]:
         """Fit; return whether the run is complete, and how many steps are done."""
-        module = self._module(bundle, adapters)
+        module = self._module(bundle, adapters, auxiliary)
         if self.resumed and (self.resumed.ended or self.resumed.step >= self.steps):
             state = TrainingStates().load_checkpoint(self._state_path())
             module.load_state_dict(cast("dict[str, torch.Tensor]", state["state_dict"]))
@@ -180,11 +182,18 @@ class Fit:
             limits.append(options.max_steps)
         return min(limits, default=per_epoch)
 
-    def _module(self, bundle: Bundle, adapters: Sequence[Adapter]) -> TrainingModule:
+    def _module(
+        self, bundle: Bundle, adapters: Sequence[Adapter], auxiliary: nn.Module | None
+    ) -> TrainingModule:
         groups = [group for adapter in adapters for group in adapter.parameter_groups(bundle)]
         make = optimizer_factory(self.config.optimizer, self.config.scheduler, self.steps, groups)
         module = TrainingModule(
-            bundle.model, self.objective, make, seed=self.config.seed, clip=self.clip
+            bundle.model,
+            self.objective,
+            make,
+            seed=self.config.seed,
+            clip=self.clip,
+            auxiliary=auxiliary,
         )
         module.record = self.buffer.add
         return module

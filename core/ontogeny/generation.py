@@ -11,7 +11,7 @@ import copy
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
@@ -59,6 +59,8 @@ class Written:
     text: str  # without special tokens, and cut before the stop token or text
     tokens: list[int]  # all that were written, those of the stop included
     ended: bool  # False: cut off after `Decoding.max_tokens`
+    # log p of each token at the temperature at which it was drawn; none where none was drawn
+    log_probs: list[float] | None = None
 
 
 def write(bundle: Bundle, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Written]:
@@ -125,17 +127,21 @@ def _write_batch(
     model, tokenizer = bundle.model, bundle.tokenizer
     inputs = _inputs(model, prompts, config)
     start = 1 if model.config.is_encoder_decoder else inputs["inputs"].shape[1]
-    chooser = [_Draw(_uniform(indices, decoding), decoding.temperature, start)]
+    draw = _Draw(_uniform(indices, decoding), decoding.temperature, start)
     ending = [_StopTexts(tokenizer, decoding.stops, start)]
     config.max_new_tokens = decoding.max_tokens
     ids_BT = model.generate(  # type: ignore[operator]
         **inputs,
         generation_config=config,
-        logits_processor=chooser if decoding.temperature else None,
+        logits_processor=[draw] if decoding.temperature else None,
         stopping_criteria=ending if decoding.stops else None,
     )
     stops = set(cast("list[int]", config.eos_token_id or []))
-    return [_finished(row, tokenizer, stops, decoding) for row in ids_BT[:, start:].tolist()]
+    rows = [_finished(row, tokenizer, stops, decoding) for row in ids_BT[:, start:].tolist()]
+    if not decoding.temperature:
+        return rows
+    drawn = zip(rows, draw.log_probs_BN().tolist(), strict=True)
+    return [replace(row, log_probs=found[: len(row.tokens)]) for row, found in drawn]
 
 
 def _finished(
@@ -280,15 +286,22 @@ class _Draw(LogitsProcessor):
         self.uniform_BN = uniform_BN
         self.temperature = temperature
         self.start = start
+        self.drawn: list[Tensor] = []  # log p of each step's tokens, [B]
+
+    def log_probs_BN(self) -> Tensor:  # noqa: N802  a tensor carries its shape
+        """Return log p of all tokens that were drawn; of a row that has ended, of no token."""
+        return torch.stack(self.drawn, 1)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return logits in which the token drawn is the only one possible: BV."""
         step = input_ids.shape[1] - self.start
         uniform_B1 = self.uniform_BN[:, step : step + 1].to(scores.device)
-        cumulative_BV = (scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        probs_BV = (scores.float() / self.temperature).softmax(-1)
+        cumulative_BV = probs_BV.cumsum(-1)
         sought_B1 = uniform_B1 * cumulative_BV[:, -1:]
         drawn_B1 = torch.searchsorted(cumulative_BV, sought_B1, right=True)
         drawn_B1 = drawn_B1.clamp(max=scores.shape[-1] - 1)
+        self.drawn.append(probs_BV.gather(1, drawn_B1).squeeze(1).log())
         return torch.full_like(scores, float("-inf")).scatter(1, drawn_B1, 0.0)
 
 

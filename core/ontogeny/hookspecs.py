@@ -48,6 +48,11 @@ def ontogeny_evaluators() -> Sequence[Component]:
 
 
 @hookspec
+def ontogeny_rewards() -> Sequence[Component]:
+    """Return the rewards this plugin offers: what scores a model's answers. Called at start-up."""
+
+
+@hookspec
 def ontogeny_config_paths() -> Sequence[str]:
     """Return folders with more config files, as `pkg://package.folder`. Called at start-up.
 

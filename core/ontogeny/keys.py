@@ -132,6 +132,7 @@ def components(config: StageConfig) -> dict[str, object]:
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
     parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    parts |= {f"reward.{name}": options for name, options in config.reward.items()}
     return {key: options for key, options in parts.items() if options is not None}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-MakeOptimizer = Callable[[nn.Module], tuple["Optimizer", "LRScheduler"]]
+MakeOptimizer = Callable[[nn.Module, nn.Module | None], tuple["Optimizer", "LRScheduler"]]
 
 
 class TrainingModule(L.LightningModule):
@@ -33,10 +33,12 @@ class TrainingModule(L.LightningModule):
         *,
         seed: int,
         clip: float | None,
+        auxiliary: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        self.auxiliary = auxiliary  # trained beside the model
         self.objective = objective
         self.consumed = 0  # steps of data taken; Lightning's counters depend on where it saved
         self.ended = False  # before its last step, by what an evaluation has found
@@ -48,12 +50,12 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         """Build the optimiser and its schedule."""
-        optimizer, scheduler = self._make_optimizer(self.model)
+        optimizer, scheduler = self._make_optimizer(self.model, self.auxiliary)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_fit_start(self) -> None:
         """Set train mode: transformers loads models in eval mode, and Lightning leaves them so."""
-        self.model.train()
+        self.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Add our own count of steps to the training state."""
@@ -68,6 +70,8 @@ class TrainingModule(L.LightningModule):
         """Do the optimiser step, or steps, that one item of the loader stands for."""
         step = self.consumed
         for number, update in enumerate(self._updates(batches, step)):
+            # Weights that were cast to few bits without gradients would stay so in the update.
+            torch.clear_autocast_cache()
             self._update(update, step, number)
         cast("LRScheduler", self.lr_schedulers()).step()
         self.consumed = step + 1
@@ -80,7 +84,7 @@ class TrainingModule(L.LightningModule):
         if self._non_finite is not None and bool(self._non_finite):
             raise NonFiniteError(_non_finite_message(f"before step {self.consumed}"))
         self._non_finite = None
-        trained = (weights for weights in self.model.parameters() if weights.requires_grad)
+        trained = (weights for weights in self.parameters() if weights.requires_grad)
         if not all(bool(torch.isfinite(weights).all()) for weights in trained):
             msg = f"the weights are not finite after step {self.consumed - 1}; lower optimizer.lr"
             raise NonFiniteError(msg)
@@ -101,12 +105,14 @@ class TrainingModule(L.LightningModule):
                 self.manual_backward(loss.total)
             sums.add(loss)
         self._over_ranks(sums)
+        if self._exchanges_itself:
+            self._average_gradients()
         self._step(sums, step)
 
     def _step(self, sums: _Sums, step: int) -> None:
         weight = sums.weights["loss"].clamp(min=1)
         optimizer = cast("Optimizer", self.optimizers(use_pl_optimizer=True))
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
         # Ranks have averaged their gradients; a mean over ranks of sums is a sum / world.
         scale = self.trainer.world_size / weight
         norm = torch.nn.utils.get_total_norm(gradients) * scale
@@ -149,9 +155,27 @@ class TrainingModule(L.LightningModule):
         sums.totals = dict(zip(sums.totals, totals, strict=True))
         sums.weights = dict(zip(sums.weights, weights, strict=True))
 
+    @property
+    def _exchanges_itself(self) -> bool:
+        """Whether gradients are exchanged here: DDP does it for one update in a step alone."""
+        several = isinstance(self.objective, OnlineObjective) and self.trainer.world_size > 1
+        return several and hasattr(self.trainer.strategy.model, "no_sync")
+
+    def _average_gradients(self) -> None:
+        """Average the gradients over the ranks; one that a rank lacks is 0 there."""
+        trained = [weights for weights in self.parameters() if weights.requires_grad]
+        has = torch.tensor([weights.grad is not None for weights in trained], device=self.device)
+        reduce = self.trainer.strategy.reduce
+        anywhere = cast("Tensor", reduce(has.float(), reduce_op="sum")) > 0
+        for weights, is_there in zip(trained, anywhere.tolist(), strict=True):
+            if is_there:
+                own = torch.zeros_like(weights) if weights.grad is None else weights.grad
+                weights.grad = cast("Tensor", reduce(own, reduce_op="mean"))
+
     def _synchronised(self, *, last: bool) -> AbstractContextManager[object]:
         """Let ranks exchange gradients only in the last backward pass of a step."""
         strategy = self.trainer.strategy
+        last = last and not self._exchanges_itself
         if last or self.trainer.world_size == 1 or not hasattr(strategy.model, "no_sync"):
             return nullcontext()
         return cast("DistributedDataParallel", strategy.model).no_sync()

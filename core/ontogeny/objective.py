@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.adapter import Bundle
     from ontogeny.companions import Companion, Companions
     from ontogeny.data.corpus import Corpus
     from ontogeny.preflight import Proof
+    from ontogeny.stage import Sample
 
 Row = Mapping[str, object]  # one record of the user's data, with canonical column names
 Example = dict[str, np.ndarray]  # named 1-D arrays; per-token ones have the length of input_ids
@@ -85,6 +87,15 @@ class Objective(ABC):
         """
         del companions
 
+    def auxiliary(self, bundle: Bundle) -> nn.Module | None:
+        """Return modules that are trained beside the model, such as one that predicts values.
+
+        Called once, when the adapters are in. They are part of the training state, not of the
+        checkpoint; the objective keeps them for its loss.
+        """
+        del bundle
+        return None
+
     def annotator(self) -> Companion | None:
         """Return the model that `annotate` is to be called with; none: it is not called.
 
@@ -119,6 +130,10 @@ class Objective(ABC):
         keeps something saves it with the training state (`on_save_checkpoint`).
         """
         del steps
+        return ()
+
+    def samples(self) -> Sequence[Sample]:
+        """Return what the training has written and would show, such as answers with rewards."""
         return ()
 
     def proofs(self, model: nn.Module, batch: Batch) -> Iterable[Proof]:

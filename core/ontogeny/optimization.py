@@ -28,11 +28,12 @@ def optimizer_factory(
 ) -> MakeOptimizer:
     """Return a function that builds the optimiser and the schedule for a model.
 
+    What is trained beside it (`Objective.auxiliary`) has the same rates.
     `own` are the groups of the adapters: of two that hold a parameter, the later one decides.
     """
 
-    def make(model: nn.Module) -> tuple[Optimizer, LRScheduler]:
-        built = _optimizer(optimizer, model, own)
+    def make(model: nn.Module, auxiliary: nn.Module | None = None) -> tuple[Optimizer, LRScheduler]:
+        built = _optimizer(optimizer, model, own, auxiliary)
         return built, _scheduler(scheduler, built, steps)
 
     return make
@@ -48,14 +49,19 @@ class Rates:
 
 
 def parameter_groups(
-    model: nn.Module, rates: Rates, own: Sequence[ParameterGroup] = ()
+    model: nn.Module,
+    rates: Rates,
+    own: Sequence[ParameterGroup] = (),
+    auxiliary: nn.Module | None = None,
 ) -> list[dict[str, object]]:
     """Split trainable parameters by learning rate and weight decay.
 
     Matrices are decayed, vectors (biases, norms) are not. Groups come in the order in which the
     model has them, so that a training state finds them again.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    both = [model] if auxiliary is None else [model, auxiliary]
+    weights = [parameter for module in both for parameter in module.parameters()]
+    trained = [parameter for parameter in weights if parameter.requires_grad]
     if not trained:
         msg = "no parameter of the model is trainable; check the adapters"
         raise ConfigError(msg)
@@ -98,14 +104,19 @@ def _embeddings(model: nn.Module) -> set[nn.Parameter]:
     return found
 
 
-def _optimizer(options: object, model: nn.Module, own: Sequence[ParameterGroup]) -> Optimizer:
+def _optimizer(
+    options: object,
+    model: nn.Module,
+    own: Sequence[ParameterGroup],
+    auxiliary: nn.Module | None = None,
+) -> Optimizer:
     arguments = _arguments(options)
     rates = Rates(
         lr=cast("float | None", arguments.get("lr")),
         weight_decay=float(cast("float", arguments.get("weight_decay", 0.0))),
         embedding_lr=cast("float | None", arguments.pop("embedding_lr", None)),
     )
-    groups = parameter_groups(model, rates, own)
+    groups = parameter_groups(model, rates, own, auxiliary)
     # Torch refuses unknown arguments itself; a bad value is the user's to mend.
     try:
         return cast("Optimizer", instantiate(arguments, groups, _convert_="object"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ class Sample:
 
     prompt: str
     text: str
+    columns: Mapping[str, object] = field(default_factory=dict)  # more to show, as its reward
 
 
 @dataclass(frozen=True)

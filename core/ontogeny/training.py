@@ -105,11 +105,14 @@ class Training:
         comparison = self._comparison(bundle, evaluation)
         bundle = self._adapt(bundle, rows, fit)
         companions.adapted(bundle, list(self.adapters.values()))
+        auxiliary = self.objective.auxiliary(bundle)
+        if auxiliary is not None:
+            auxiliary.to(fit.device)
         self._report_data(rows, fit)
         if self.config.preflight:
             self._preflight(bundle, rows, fit.steps)
         adapters = list(self.adapters.values())
-        complete, steps = fit.run(bundle, adapters, evaluation, comparison, decisions)
+        complete, steps = fit.run(bundle, adapters, evaluation, comparison, decisions, auxiliary)
         cast("nn.Module", bundle.model).to(fit.device)
         for adapter in reversed(adapters):
             bundle = adapter.settle(bundle)
@@ -178,7 +181,16 @@ class Training:
     def _companions(self, device: torch.device) -> Companions:
         context, given = self.context, self.original_tokenizer
         registry, store = context.registry, context.store
-        return Companions(self.config, registry, store, self.head, given, self.tokenizer, device)
+        return Companions(
+            self.config,
+            registry,
+            store,
+            self.head,
+            given,
+            self.tokenizer,
+            device,
+            context.announce,
+        )
 
     def _annotate(
         self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str

@@ -50,7 +50,9 @@ class TrainingStage(Stage):
         measured = {name: adapter.metrics() for name, adapter in training.adapters.items()}
         metrics |= {name: found for name, found in measured.items() if found}
         trained.bundle.model.eval()
-        samples = self.samples(trained.bundle, context)
-        shown = [{"prompt": sample.prompt, "text": sample.text} for sample in samples]
+        samples = [*training.objective.samples(), *self.samples(trained.bundle, context)]
+        shown = [
+            {"prompt": sample.prompt, "text": sample.text, **sample.columns} for sample in samples
+        ]
         write_text(context.folder / "samples.json", json.dumps(shown, indent=2) + "\n")
         return StageResult(checkpoint, metrics, samples, trained.steps, trained.complete)

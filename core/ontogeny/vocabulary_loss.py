@@ -58,12 +58,23 @@ def label_log_probs(
 
 
 def state_log_probs(
-    hidden_ND: Tensor, labels_N: Tensor, layer: OutputLayer, chunk_rows: int | None = None
+    hidden_ND: Tensor,
+    labels_N: Tensor,
+    layer: OutputLayer,
+    chunk_rows: int | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
-    """Return log p(label) of each state, [N], as `label_log_probs` does; see `label_states`."""
+    """Return log p(label) of each state, [N], as `label_log_probs` does; see `label_states`.
+
+    Logits are divided by the temperature.
+    """
     if layer.linear is None:
-        return _layer_log_probs(hidden_ND, layer, labels_N, chunk_rows)
-    return log_probs(hidden_ND, *layer.linear, labels_N, chunk_rows)
+        return _layer_log_probs(hidden_ND, layer, labels_N, chunk_rows, temperature)
+    weight_VD, bias_V = layer.linear
+    if temperature != 1:
+        hidden_ND = hidden_ND / temperature
+        bias_V = None if bias_V is None else bias_V / temperature
+    return log_probs(hidden_ND, weight_VD, bias_V, labels_N, chunk_rows)
 
 
 @torch.no_grad()
@@ -255,12 +266,17 @@ def _sweep(
 
 
 def _layer_log_probs(
-    hidden_ND: Tensor, layer: OutputLayer, labels_N: Tensor, chunk_rows: int | None
+    hidden_ND: Tensor,
+    layer: OutputLayer,
+    labels_N: Tensor,
+    chunk_rows: int | None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Do as `log_probs` with any layer, which is called again on the way back."""
 
     def chunk(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        result = _LogitsLogProbs.apply(layer(hidden_CD), labels_C)  # type: ignore[no-untyped-call]
+        logits_CV = layer(hidden_CD) if temperature == 1 else layer(hidden_CD) / temperature
+        result = _LogitsLogProbs.apply(logits_CV, labels_C)  # type: ignore[no-untyped-call]
         return cast("Tensor", result)
 
     size = chunk_rows or _chunk_rows(layer.vocabulary, torch.float32)

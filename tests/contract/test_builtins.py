@@ -12,6 +12,7 @@ from ontogeny.testing import (
     check_head,
     check_objective,
     check_plugin,
+    check_reward,
     sample_rows,
 )
 
@@ -20,6 +21,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "head": check_head,
     "adapter": check_adapter,
     "evaluator": check_evaluator,
+    "reward": check_reward,
 }
 QUICK = ["stage.sample_tokens=0"]
 BERT = {
@@ -42,8 +44,15 @@ TINY_T5 = [f"model.config.{name}={value}" for name, value in T5.items()]
 ANSWERED = sample_rows([("prompt", "completion")])
 QUESTIONS = [{**row, "answer": 0} for row in sample_rows([("question", "choices")])]
 STRIDES = ["objective.stride=8", "evaluator.span_qa.stride=8"]
+ROLLOUTS = [
+    *QUICK,
+    "reward=[length]",
+    "objective.max_tokens=6",
+    "trainer.max_steps=3",
+]
+# Needs a reward model: tests/plugins/reinforcement checks its contract with one.
 # Needs an optional package: tests/plugins/lm_eval checks its contract where that is installed.
-ELSEWHERE = {("evaluator", "lm_eval")}
+ELSEWHERE = {("evaluator", "lm_eval"), ("reward", "checkpoint")}
 COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("adapter", "adalora", {}),
     ("adapter", "block_expansion", {"overrides": ["adapter.block_expansion.every=1"]}),
@@ -58,10 +67,13 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("objective", "contrastive", {"stage": "finetuning_embedding"}),
     ("objective", "cpo", {"stage": "preference", "overrides": QUICK}),
     ("objective", "dpo", {"stage": "preference", "overrides": QUICK}),
+    ("objective", "grpo", {"stage": "reinforcement", "overrides": ROLLOUTS}),
     ("objective", "kto", {"stage": "preference", "overrides": [*QUICK, "evaluator=[]"]}),
     ("objective", "mlm", {"stage": "pretraining_mlm", "overrides": [*QUICK, *TINY_BERT]}),
     ("objective", "multiple_choice", {"stage": "finetuning_choice"}),
     ("objective", "orpo", {"stage": "preference", "overrides": QUICK}),
+    ("objective", "ppo", {"stage": "reinforcement", "overrides": ROLLOUTS}),
+    ("objective", "rloo", {"stage": "reinforcement", "overrides": ROLLOUTS}),
     ("objective", "seq2seq", {"stage": "sft_seq2seq", "overrides": [*QUICK, *TINY_T5]}),
     ("objective", "sft", {"stage": "sft", "overrides": QUICK}),
     ("objective", "simpo", {"stage": "preference", "overrides": QUICK}),
@@ -76,6 +88,7 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("head", "seq2seq_lm", {"architecture": T5}),
     ("head", "sequence_classification", {"stage": "finetuning"}),
     ("head", "token_classification", {"stage": "finetuning_tagging"}),
+    ("head", "value", {}),
     ("evaluator", "classification", {"stage": "finetuning"}),
     ("evaluator", "completion_perplexity", {"stage": "sft"}),
     ("evaluator", "domain_accuracy", {"rows": QUESTIONS}),
@@ -91,9 +104,13 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("evaluator", "pseudo_perplexity", {"stage": "pretraining_mlm", "overrides": TINY_BERT}),
     ("evaluator", "retrieval", {"stage": "finetuning_embedding"}),
     ("evaluator", "reward", {"stage": "reward_modeling"}),
+    ("evaluator", "rollouts", {"stage": "reinforcement", "overrides": ["reward=[length]"]}),
     ("evaluator", "safety", {"overrides": ["evaluator.safety.max_tokens=4"]}),
     ("evaluator", "span_qa", {"stage": "finetuning_qa", "overrides": STRIDES}),
     ("evaluator", "tagging", {"stage": "finetuning_tagging"}),
+    ("reward", "exact", {"rows": [{"prompt": "2 + 2 is", "answer": "4"}]}),
+    ("reward", "length", {}),
+    ("reward", "pattern", {"overrides": ["reward=[pattern]", "reward.pattern.pattern=o"]}),
 ]
 
 

@@ -15,6 +15,7 @@ from ontogeny.testing.head import check_head
 from ontogeny.testing.objective import check_objective
 from ontogeny.testing.plugin import check_plugin
 from ontogeny.testing.resume import CrashAt
+from ontogeny.testing.reward import check_reward
 from ontogeny.testing.rows import sample_rows
 from ontogeny.testing.tokenizer import byte_tokenizer
 from ontogeny.testing.trial import Trial, trial
@@ -29,6 +30,7 @@ __all__ = [
     "check_head",
     "check_objective",
     "check_plugin",
+    "check_reward",
     "sample_rows",
     "trial",
 ]

@@ -44,7 +44,7 @@ def check_objective(
         )
         examples = made.annotated(objective, examples)
         batch = check_collate(made.who, objective, examples)
-        model = made.bundle().model
+        model = made.complete(objective).model
         if isinstance(objective, OnlineObjective):
             _check_experience(made.who, objective, model, batch)
         else:

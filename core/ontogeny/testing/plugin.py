@@ -22,6 +22,7 @@ from ontogeny.testing.contract import ContractError, require
 from ontogeny.testing.evaluator import check_evaluator
 from ontogeny.testing.head import check_head
 from ontogeny.testing.objective import check_objective
+from ontogeny.testing.reward import check_reward
 from ontogeny.testing.trial import trial
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ CHECKS: dict[Kind, Callable[..., None]] = {
     "head": check_head,
     "adapter": check_adapter,
     "evaluator": check_evaluator,
+    "reward": check_reward,
 }
 LISTS = {*LIST_KINDS, "callbacks", "logger"}  # groups of which several options are chosen
 LISTINGS = [*HOOKS.values(), "ontogeny_config_paths"]  # hooks that are called at start-up
@@ -79,7 +81,7 @@ def check_plugin(name: str, *, stage: str = "pretraining", skip: Collection[str]
 
 def _check_component(kind: Kind, name: str, stage: str) -> None:
     if kind in CHECKS:
-        CHECKS[kind](name, stage=stage)
+        CHECKS[kind](name, **({} if kind == "reward" else {"stage": stage}))
         return
     with trial(kind, name, stage):
         pass  # what all components promise is all that can be said of a stage

@@ -27,6 +27,7 @@ from ontogeny.head import Head
 from ontogeny.objective import Objective
 from ontogeny.options import Model, Validation
 from ontogeny.plugins import registry
+from ontogeny.reward import Reward
 from ontogeny.seeding import seed_everything
 from ontogeny.stage import Stage
 from ontogeny.store import Store
@@ -51,6 +52,7 @@ CONTRACTS: dict[Kind, type] = {
     "head": Head,
     "adapter": Adapter,
     "evaluator": Evaluator,
+    "reward": Reward,
 }
 # For stages that go on from a checkpoint: where the composition names no architecture.
 ARCHITECTURE: dict[str, object] = {
@@ -75,6 +77,8 @@ class Trial:
     folder: Path
     tokenizer: PreTrainedTokenizerBase
     facts: dict[str, object] = field(default_factory=dict)  # what a survey has found
+    adapters: list[Adapter] = field(default_factory=list)  # of the last bundle
+    others: Companions | None = None  # what the objective has begun with
 
     @property
     def config(self) -> StageConfig:
@@ -87,11 +91,13 @@ class Trial:
         head.configure(self.facts)
         seed_everything("weights")
         bundle = Bundle(head.load(self.config.model, self.tokenizer), self.tokenizer, head)
+        self.adapters = []
         for name, options in self.config.adapter.items() if adapted else ():
             adapter = cast("Adapter", registry().build(options))
             self.extended(adapter)
             seed_everything("adapter", name)
             bundle = adapter.apply(bundle)
+            self.adapters.append(adapter)
         return bundle
 
     def extended(self, adapter: Adapter) -> PreTrainedTokenizerBase:
@@ -111,7 +117,8 @@ class Trial:
 
     def annotated(self, objective: Objective, examples: Sequence[Example]) -> list[Example]:
         """Let an objective begin; return the examples with what its companion says of each."""
-        objective.begin(self.companions())
+        self.others = self.companions()
+        objective.begin(self.others)
         if (companion := objective.annotator()) is None:
             return list(examples)
         model = cast("nn.Module", companion.load().model)
@@ -122,6 +129,14 @@ class Trial:
             new = {name: values[0].float().numpy() for name, values in columns.items()}
             found.append({**example, **new})
         return found
+
+    def complete(self, objective: Objective) -> Bundle:
+        """Return a model with what the objective trains beside it, as before the first step."""
+        bundle = self.bundle()
+        if self.others is not None:
+            self.others.adapted(bundle, self.adapters)
+        objective.auxiliary(bundle)
+        return bundle
 
     def survey(self, objective: Objective, rows: Sequence[Row]) -> None:
         """Let the objective look at all rows, as it does before any is prepared."""
@@ -150,7 +165,7 @@ def trial(kind: Kind, name: str, stage: str, overrides: Sequence[str] = ()) -> I
     component = _built(kind, registered, options, who)
     with TemporaryDirectory(prefix="ontogeny-") as place, store_at(Path(place, "store")):
         made = Trial(who, run, component, Path(place), byte_tokenizer())
-        if kind in {"objective", "adapter", "evaluator"}:  # the others are tried by themselves
+        if kind not in {"stage", "head"}:  # which are tried by themselves
             _equip(made)
         yield made
 

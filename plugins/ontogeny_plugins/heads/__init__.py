@@ -34,6 +34,11 @@ class Reward:
 
 
 @dataclass
+class Value:
+    """One number for every token: what is still to come (Schulman et al., 2016)."""
+
+
+@dataclass
 class TokenClassification:
     """Scores of classes for every token."""
 
@@ -99,6 +104,7 @@ class RetrievalMetrics:
 _HEADS = (
     ("sequence_classification", SequenceClassification, ("ForSequenceClassification",)),
     ("reward", Reward, ("ForSequenceClassification",)),
+    ("value", Value, ()),
     ("token_classification", TokenClassification, ("ForTokenClassification",)),
     ("question_answering", QuestionAnswering, ("ForQuestionAnswering",)),
     ("multiple_choice", MultipleChoice, ("ForMultipleChoice",)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import (
@@ -115,6 +116,23 @@ class AttachedTokenClassification(Attached):
     def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> ModelOutput:
         """Return logits, [B, T, C]."""
         return TokenClassifierOutput(logits=self.score(self.hidden(attention_mask, inputs)))
+
+
+class AttachedValue(AttachedTokenClassification):
+    """One number for every token, in float32 and without dropout; it begins at 0."""
+
+    name = "value"
+
+    def attach(self, width: int, classes: int) -> None:
+        """Make the output layer, [D, 1]."""
+        super().attach(width, classes)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> ModelOutput:
+        """Return logits, [B, T, 1]."""
+        states_BTD = self.hidden(attention_mask, inputs)
+        with torch.autocast(states_BTD.device.type, enabled=False):
+            return TokenClassifierOutput(logits=self.score(states_BTD.to(self.score.weight.dtype)))
 
 
 class AttachedQuestionAnswering(Attached):

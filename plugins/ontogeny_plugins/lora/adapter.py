@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +21,7 @@ from ontogeny_plugins.lora.folder import (
 )
 from ontogeny_plugins.lora.injection import (
     Injection,
+    add_branch,
     frozen_weights,
     inject,
     injection_of,
@@ -41,7 +42,7 @@ from ontogeny_plugins.lora.targets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from peft import PeftConfig
     from torch import Tensor
@@ -203,9 +204,11 @@ class PeftAdapter(Adapter):
         """Merge, or return a bundle that saves a PEFT folder beside its base."""
         model = bundle.model
         if not self.merge:
+            injection_of(model).drop_branches()
             head = AdapterFolderHead(bundle.head, self.name, self.base, self.start())
             return Bundle(model, bundle.tokenizer, head)
         injection = injection_of(model)
+        injection.drop_branches()
         injection.settled.add(self.name)
         if injection.settled >= set(injection.names):  # the last of them merges all
             merge(model, requantise=self.requantise)
@@ -239,6 +242,22 @@ class PeftAdapter(Adapter):
             raise ConfigError(msg)
         with self._silent(injection_of(bundle.model)):
             yield
+
+    def branch(self, bundle: Bundle, name: str, source: str | None = None) -> Mapping[str, Tensor]:
+        """Put a second adapter of the same form, or that of a folder, beside this one."""
+        if source is None and any(
+            each.requires_grad for each in outside_adapters(bundle.model).values()
+        ):
+            msg = (
+                f"{self.key} trains weights of the model itself, too, of which there is one set: "
+                f"leave out {self.key}.train_also, or give the other model weights of its own"
+            )
+            raise ConfigError(msg)
+        return add_branch(bundle.model, self.name, name, source)
+
+    def on(self, bundle: Bundle, name: str) -> AbstractContextManager[None]:
+        """Let a branch act instead of what the model has."""
+        return injection_of(bundle.model).active([name])
 
     @contextmanager
     def alone(self, bundle: Bundle) -> Iterator[None]:

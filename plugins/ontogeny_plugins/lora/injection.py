@@ -6,18 +6,21 @@ import copy
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import peft
 from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 
-from ontogeny.errors import ConfigError
+from ontogeny.adapter_folder import PREFIX, WEIGHTS
+from ontogeny.errors import CheckpointError, ConfigError
 from ontogeny.quantization import dequantise, is_quantised, release
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 # Kept beside the model's weights, not among its modules: the handle holds the model in turn.
@@ -57,6 +60,7 @@ class Injection:
     handle: PeftModel
     frozen: frozenset[str]  # weights that were so before the first adapter was put in
     settled: set[str] = field(default_factory=set)  # those that wait to be merged with the others
+    branches: set[str] = field(default_factory=set)  # other models on the same weights
 
     @property
     def tuner(self) -> Any:
@@ -66,7 +70,14 @@ class Injection:
     @property
     def names(self) -> list[str]:
         """The names of the adapters, in the order in which they came."""
-        return list(self.handle.peft_config)
+        return [name for name in self.handle.peft_config if name not in self.branches]
+
+    def drop_branches(self) -> None:
+        """Remove what is no part of the model that was trained."""
+        for name in sorted(self.branches):
+            with quiet():
+                self.handle.delete_adapter(name)
+        self.branches.clear()
 
     def config(self, name: str) -> PeftConfig:
         """Return the configuration of an adapter."""
@@ -145,6 +156,54 @@ def _add(injection: Injection, config: PeftConfig) -> str:
     injection.handle.add_adapter(name, config)
     injection.tuner.set_adapter(acting)
     return name
+
+
+def add_branch(
+    model: PreTrainedModel, own: str, name: str, source: str | None
+) -> dict[str, Tensor]:
+    """Put an adapter that does not act into a model: like its own one, or out of a folder.
+
+    Returns the weights of the folder that are no part of the adapter. Raises CheckpointError for a
+    folder that does not fit.
+    """
+    injection = injection_of(model)
+    acting = list(injection.tuner.active_adapters)
+    wanted = [(each, each.requires_grad) for each in injection.handle.parameters()]
+    config = copy.deepcopy(injection.config(own))
+    if source is not None:
+        config = PeftConfig.from_pretrained(source)
+        config.task_type, cast("Any", config).modules_to_save = None, None
+    try:
+        with quiet():
+            injection.handle.add_adapter(name, config)
+            beside = {} if source is None else _load(injection, name, source)
+    except (ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        msg = f"the adapter {source!r} does not fit beside that of the model: {reason}"
+        raise CheckpointError(msg) from error
+    injection.branches.add(name)
+    with quiet():
+        injection.tuner.set_adapter(acting)
+    for parameter, requires_grad in wanted:
+        parameter.requires_grad_(requires_grad)
+    for key, parameter in injection.handle.named_parameters():
+        if f".{name}." in f"{key}.":
+            parameter.requires_grad_(source is None)
+    return beside
+
+
+def _load(injection: Injection, name: str, source: str) -> dict[str, Tensor]:
+    """Give an adapter the weights of a folder; return those that are not its own."""
+    weights = load_file(Path(source) / WEIGHTS)
+    own = peft.get_peft_model_state_dict(
+        injection.handle, adapter_name=name, save_embedding_layers=False
+    )
+    if missing := own.keys() - weights.keys():
+        raise ValueError(f"it lacks {len(missing)} of its weights, such as {min(missing)}")
+    mine = {key: weights[key] for key in own}
+    peft.set_peft_model_state_dict(injection.handle, mine, adapter_name=name)
+    rest = {key: value for key, value in weights.items() if key not in own}
+    return {key.removeprefix(PREFIX): value for key, value in rest.items()}
 
 
 def take_out(model: PreTrainedModel) -> None:
