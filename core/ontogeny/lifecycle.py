@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ontogeny.interruption import Interruption
 from ontogeny.keys import package_versions
 from ontogeny.plan import Plan
 from ontogeny.plugins import registry
+from ontogeny.pruning import Pruning
 from ontogeny.ranks import is_first_rank
 from ontogeny.run_folder import Status
 from ontogeny.stage_run import StageRun
@@ -36,6 +38,7 @@ class RunResult:
     folder: Path
     stages: dict[str, StageResult] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # stages that were not run, and why
+    pruned: str | None = None  # why the run was ended early (`sweep.prune`)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -71,7 +74,7 @@ def run_stages(
     except BaseException as error:
         status.fail(error)
         raise
-    status.finish(complete=result.complete)
+    status.finish(complete=result.complete, pruned=result.pruned)
     registry().manager.hook.ontogeny_run_finished(result=result)
     return result
 
@@ -91,6 +94,7 @@ class _Chain:
         self.announce = announce
         self.store = Store(home())
         self.plan = Plan(config, registry())
+        self.pruning = Pruning(result.folder, config.sweep)
 
     def run(self, status: Status) -> None:
         """Run what is to be run; say what is left out, and why."""
@@ -98,9 +102,11 @@ class _Chain:
             self._leave_out(name, reason, status)
         self.plan.check(self.store)
         for run in self._runs(lambda name, reason: self._leave_out(name, reason, status)):
+            run.watch = partial(self.pruning.look, run.name)
             with self._explaining(run.name):
                 self.result.stages[run.name] = run.run(self.result.folder, status)
             write_metrics(self.result.folder / "metrics.json", self.result.metrics)
+        self.result.pruned = self.pruning.reason
 
     def follow(self) -> None:
         """Do the part of another rank: nothing but the fits."""

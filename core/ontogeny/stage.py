@@ -62,6 +62,8 @@ class StageContext:
     interruption: Interruption
     announce: Callable[[str], None]  # say a line to the user
     overrides: list[str] = field(default_factory=list)  # keys of this stage that the user set
+    # told of every evaluation in the loop, by step; true: the stage is to end there, unfinished
+    watch: Callable[[int, dict[str, Metrics]], bool] = lambda *_: False
 
 
 class Stage(ABC):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ontogeny.configuration import RunConfig
+    from ontogeny.evaluator import Metrics
     from ontogeny.interruption import Interruption
     from ontogeny.store import Store
 
@@ -48,6 +49,7 @@ class StageRun:
         self.config = config
         self.keys = _own_keys(of_run.prefix(name), of_run.overrides)
         self.links = of_run.store.link
+        self.watch: Callable[[int, dict[str, Metrics]], bool] = lambda *_: False
         self.store = store
         self.interruption = interruption
         self.announce = announce
@@ -152,6 +154,7 @@ class StageRun:
             interruption=self.interruption,
             announce=lambda line: self.announce(f"{self.name}: {line}"),
             overrides=self.keys,
+            watch=self.watch,
         )
 
     def _kind(self) -> str | None:
