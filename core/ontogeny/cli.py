@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,6 +53,9 @@ def command(arguments: Sequence[str]) -> int:
         if show_trace:
             traceback.print_exc()
         return _say(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001  whatever went wrong, the user gets one line
         if show_trace:
             traceback.print_exc()
@@ -118,11 +122,18 @@ def _show_mask(arguments: list[str]) -> None:
     show_mask(arguments)
 
 
+def _store(arguments: list[str]) -> None:
+    from ontogeny.store_command import store_command  # noqa: PLC0415
+
+    print(store_command(arguments))  # noqa: T201
+
+
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plugins": _plugins,
     "explain": _explain,
     "show": _show,
     "show-mask": _show_mask,
+    "store": _store,
 }
 
 

@@ -159,6 +159,8 @@ def finish_sweep(folder: str, options: Sweep) -> str:
 def sweep_table(results: Results) -> str:
     """Return a line per job: state, the metrics that decide, overrides, reason; then the best."""
     names = [_short(metric) for metric in results.metrics]
+    if len(set(names)) < len(names):
+        names = results.metrics
     lines = [f"sweep {results.folder}:"]
     for job in results.jobs:
         values = [results.value(job, metric) for metric in results.metrics]
@@ -169,7 +171,7 @@ def sweep_table(results: Results) -> str:
         )
         keys = results.swept or list(job.overrides)
         swept = shlex.join(f"{key}={job.overrides[key]}" for key in keys if key in job.overrides)
-        text = f"  {job.name:>4}  {job.state:<12}{'  '.join(shown):<28}{swept}"
+        text = f"  {job.name:>4}  {job.state:<12}{'  '.join(shown):<26}  {swept}"
         lines.append(f"{text}  {job.reason}".rstrip())
     best = results.best
     if best is not None:
