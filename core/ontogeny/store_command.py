@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -48,8 +48,8 @@ class Entry:
     @property
     def used(self) -> float:
         """When it was last of use, or worked on."""
-        inside = self.folder.rglob("*") if self.kind == WORK else ()
-        return max(path.lstat().st_mtime for path in (self.folder, *inside))
+        inside = list(self.folder.rglob("*")) if self.kind == WORK else []
+        return float(max(path.lstat().st_mtime for path in (self.folder, *inside)))
 
     @property
     def what(self) -> str:
@@ -67,7 +67,12 @@ def store_command(arguments: Sequence[str]) -> str:
     store = Store(home())
     if name == "gc":
         return _collect(store, _options(rest, {"older_than": OLD, "unused": "true"}))
-    commands = {"list": _list, "size": _size, "show": _show, "verify": _verify}
+    commands: dict[str, Callable[..., str]] = {
+        "list": _list,
+        "size": _size,
+        "show": _show,
+        "verify": _verify,
+    }
     if name not in commands:
         raise ConfigError(f"ontogeny store {name}: {_no_command(name, commands)}\n{USAGE}")
     keys = {"show": (1, 1), "verify": (0, 1)}.get(name, (0, 0))
@@ -291,7 +296,7 @@ def _truth(key: str, text: str) -> bool:
     return text.lower() == "true"
 
 
-def _no_command(name: str, commands: dict[str, object]) -> str:
+def _no_command(name: str, commands: Iterable[str]) -> str:
     return f"no such command{suggestion(name, [*commands, 'gc'])}"
 
 

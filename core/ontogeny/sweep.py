@@ -128,16 +128,21 @@ class Results:
 
     def frontier(self, metrics: list[str]) -> list[Job]:
         """Return the finished jobs that no other beats in all of these metrics."""
-        points = {
-            job.name: (job, [value * self.sign(metric) for value, metric in zip(values, metrics)])  # noqa: B905
-            for job in self.ranked
-            if None not in (values := [self.value(job, metric) for metric in metrics])
-        }
+        points = {job.name: (job, self._goodness(job, metrics)) for job in self.ranked}
+        known = {name: (job, own) for name, (job, own) in points.items() if own is not None}
         return [
             job
-            for job, own in points.values()
-            if not any(_beats(other, own) for _, other in points.values())
+            for job, own in known.values()
+            if not any(_beats(other, own) for _, other in known.values())
         ]
+
+    def _goodness(self, job: Job, metrics: list[str]) -> list[float] | None:
+        """Return the values of metrics so that more is better; None where one is missing."""
+        values = [self.value(job, metric) for metric in metrics]
+        signs = map(self.sign, metrics)
+        pairs = [(value, sign) for value, sign in zip(values, signs, strict=True)]
+        found = [value * sign for value, sign in pairs if value is not None]
+        return found if len(found) == len(metrics) else None
 
 
 def _beats(other: list[float], own: list[float]) -> bool:
@@ -196,7 +201,7 @@ def find_metric(metrics: Mapping[str, object], name: str) -> str | None:
     """Return the full name of a metric: itself, or of the last stage that has evaluator/metric."""
     if name in metrics:
         return name
-    return next((full for full in reversed(metrics) if full.endswith(f"/{name}")), None)  # type: ignore[call-overload,no-any-return]
+    return next((full for full in reversed(list(metrics)) if full.endswith(f"/{name}")), None)
 
 
 def default_metric(metrics: Mapping[str, object]) -> str | None:

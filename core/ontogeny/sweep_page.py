@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ontogeny.sweep import Job, Results
 
-WIDTH, HEIGHT, MARGIN = 960, 360, 70  # of a drawing, in its own units
-LOGARITHMIC = 50  # ratio of the largest to the smallest value from which an axis is logarithmic
+WIDTH, HEIGHT, MARGIN = 960, 360, 110  # of a drawing, in its own units
+LOGARITHMIC = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 GAIN, FORGETTING = "forgetting/gain/", "forgetting/forgetting"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f23; --dim: #6a7078; --line: #4878a8; --best: #c2410c;
@@ -23,7 +23,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 code { overflow-wrap: anywhere; } .best { color: var(--best); font-weight: 600; }
-svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
+svg { width: 100%; min-width: 40rem; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
 svg .dim { fill: var(--dim); } svg .axis { stroke: var(--rule); }
 svg .job { fill: none; stroke: var(--line); stroke-opacity: .55; stroke-width: 1.5; }
 svg .job.top { stroke: var(--best); stroke-opacity: 1; stroke-width: 3; }
@@ -171,10 +171,11 @@ def _scatter(results: Results, pair: tuple[str, str]) -> str:
     parts.append(
         f'<polyline class="front" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in front)}"/>'
     )
-    for job, x, y in measured:
+    for job, across_value, upward_value in measured:
         left, top = placed[job.name]
         css, size = ("dot top", 8) if job is results.best else ("dot", 5)
-        title = f"job {job.name}: {pair[0]} {x}, {pair[1]} {y}; {_settings(results, job)}"
+        values = f"{pair[0]} {across_value}, {pair[1]} {upward_value}"
+        title = f"job {job.name}: {values}; {_settings(results, job)}"
         parts.append(
             f'<circle class="{css}" cx="{left:.1f}" cy="{top:.1f}" r="{size}"><title>'
             f'{escape(title)}</title></circle><text x="{left + 10:.1f}" y="{top - 6:.1f}">'
@@ -200,15 +201,15 @@ def _frame(across: Axis, upward: Axis) -> str:
 
 
 def _table(results: Results) -> str:
-    heads = ["job", "state", *results.swept, *results.metrics, "reason"]
+    heads = ["job", "state", *results.metrics, *results.swept, "reason"]
     rows = ["".join(f'<th scope="col">{escape(head)}</th>' for head in heads)]
     for job in results.jobs:
         cells = [f"<td>{escape(cell)}</td>" for cell in (job.name, job.state)]
-        cells += [f"<td>{escape(job.overrides.get(key, ''))}</td>" for key in results.swept]
         cells += [
             f'<td class="number">{_number(results.value(job, metric))}</td>'
             for metric in results.metrics
         ]
+        cells += [f"<td>{escape(job.overrides.get(key, ''))}</td>" for key in results.swept]
         cells.append(f"<td>{escape(job.reason)}</td>")
         rows.append("".join(cells))
     best = results.best
@@ -259,6 +260,6 @@ def _y(place: float) -> float:
 
 def _svg(label: str, parts: Sequence[str]) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
+        f'<div class="scroll" tabindex="0"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg></div>'
     )

@@ -122,7 +122,7 @@ def test_compilation_is_switched_with_words(word: str) -> None:
 def composed() -> dict[str, object]:
     from ontogeny._hydra import compose_config
 
-    return {key: each for key, each in compose_config([]).items() if key not in RUN_KEYS}
+    return {str(key): each for key, each in compose_config([]).items() if key not in RUN_KEYS}
 
 
 def test_stages_of_a_lifecycle_keep_their_order_and_names() -> None:
