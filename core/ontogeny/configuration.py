@@ -34,12 +34,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"base": options.Schedule},
     "forgetting": {"base": options.Forgetting},
     "trainer": {"base": options.Trainer},
+    "report": {"base": options.Report},
     "store": {"base": options.Storing},
     "sweep": {"base": options.Sweep},
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
-RUN_KEYS = ("store", "sweep", "start_at", "stop_after")  # of the run, beside those of its stages
+# Of the run, beside those of its stages.
+RUN_KEYS = ("report", "store", "sweep", "start_at", "stop_after")
 NO_NAME = options.NO_SOURCE.removeprefix(options.STAGE_SOURCE)
 
 
@@ -56,6 +58,7 @@ class StageConfig:
     head: object | None = None
     adapter: dict[str, object] = field(default_factory=dict)
     evaluator: dict[str, object] = field(default_factory=dict)
+    exporter: dict[str, object] = field(default_factory=dict)
     reward: dict[str, object] = field(default_factory=dict)
     optimizer: object = field(default_factory=options.AdamW)
     scheduler: object = field(default_factory=options.Schedule)
@@ -78,12 +81,14 @@ class RunConfig:
     overrides: list[str]
     store: options.Storing = field(default_factory=options.Storing)
     sweep: options.Sweep = field(default_factory=options.Sweep)
+    report: options.Report = field(default_factory=options.Report)
     start_at: str | None = None  # the stages before are left out
     stop_after: str | None = None  # the stages behind are left out
-    is_lifecycle: bool = False  # its stages have names of their own: keys begin with stages.<name>.
+    flags: list[str] = field(default_factory=list)  # of Hydra, which decide what is composed
+    is_lifecycle: bool = False  # the keys of a stage begin with `stages.<name>.`
 
     def prefix(self, stage: str) -> str:
-        """Return what stands before the keys of a stage on the command line."""
+        """Return what stands before the keys of a stage in overrides."""
         return f"stages.{stage}." if self.is_lifecycle else ""
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, fields, is_dataclass
+import platform
+from dataclasses import Field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.checkpoint import checkpoint_digest
 from ontogeny.configuration import stable
 from ontogeny.data.pipeline import digest_source, sources_of
-from ontogeny.digest import DigestCache, digest_json
+from ontogeny.digest import DigestCache, digest_folder, digest_json
+from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +30,11 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     options = cast("dict[str, dict[str, object]]", stable(config))
     groups = ("model", "tokenizer", "teacher")
     inputs = {group: _take_digest(group, options[group], store) for group in groups}
-    for key, _ in (*_named_by(config, "file"), *_named_by(config, "checkpoint")):
+    for key, _ in (
+        *_named_by(config, "file"),
+        *_named_by(config, "folder"),
+        *_named_by(config, "checkpoint"),
+    ):
         _drop(options, key.split("."))  # where something lies is not what it is
     for name in ("path", "sources", "example", *COMPARED):
         options["data"].pop(name)
@@ -39,7 +46,7 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
             "order": {"adapter": list(config.adapter), "sources": list(config.data.sources)},
             **({"files": files} if files else {}),
             "inputs": inputs,
-            "data": _data_digests(config, store),
+            "data": data_digests(config, store),
             "code": _code_versions(config, registry),
         }
     )
@@ -47,16 +54,48 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
 
 def require_inputs(config: StageConfig, store: Store, sources: Mapping[str, str]) -> None:
     """Raise DataError or CheckpointError for data and checkpoints (by key) that are not there."""
-    _data_digests(config, store)
+    data_digests(config, store)
     _file_digests(config, store)
     for key, source in sources.items():
         checkpoint_digest(key, source, store.read)
 
 
+def measurement_key(
+    config: StageConfig, evaluator: str, checkpoint: str, registry: Registry, store: Store
+) -> str:
+    """Return the key of what an evaluator of a stage measures of a checkpoint, given its digest.
+
+    How the stage trains is no part of it.
+    """
+    options = cast("dict[str, dict[str, object]]", stable(config))
+    for name in ("path", "sources", "example", *COMPARED):
+        options["data"].pop(name)
+    cast("dict[str, object]", options["data"]["validation"]).pop("path")
+    own = replace(config, stage=None, objective=None, adapter={})
+    own.evaluator = {evaluator: config.evaluator[evaluator]}
+    stage = registry.find(config.stage)[1]
+    return digest_json(
+        {
+            "checkpoint": checkpoint,
+            "inputs": {
+                key: checkpoint_digest(key, source, store.read)
+                for key, source in checkpoints_of(own)
+            },
+            "evaluator": stable(own.evaluator),
+            "head": options["head"],
+            "rows": [stage.component.name, type(config.objective).__qualname__, options["data"]],
+            "data": data_digests(config, store),
+            "files": _file_digests(own, store),
+            "numbers": [config.seed, config.precision],
+            "code": [*_code_versions(own, registry), registry.code_version(stage.plugin)],
+        }
+    )
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that a run stands on, for lineage and status files."""
     names = ("ontogeny", "torch", "lightning", "transformers", "tokenizers", "hydra-core", "numpy")
-    return {name: _version(name) for name in names}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
 def _version(name: str) -> str:
@@ -74,13 +113,39 @@ def _drop(options: Mapping[str, object], key: Sequence[str]) -> None:
     cast("dict[str, object]", options)[name] = None
 
 
+def component_versions(config: StageConfig, registry: Registry) -> dict[str, str]:
+    """Return the package and version that each component of a stage comes from, by its key."""
+    found = {}
+    for key, options in components(config).items():
+        registered = registry.find(options)[1]
+        found[key] = f"{registered.component.name} ({registered.plugin.where})"
+    return found
+
+
+def checkpoints_of(config: StageConfig) -> Iterator[tuple[str, str]]:
+    """Yield the checkpoints that a stage is given, with the options that name them."""
+    for group in ("model", "tokenizer", "teacher"):
+        if (source := getattr(config, group).source) is not None:
+            yield f"{group}.source", str(source)
+    yield from _own_checkpoints(config)
+
+
+def _own_checkpoints(config: StageConfig) -> Iterator[tuple[str, str]]:
+    """Yield the checkpoints that components' own options name, with the options."""
+    for key, value in _named_by(config, "checkpoint"):
+        several = value if isinstance(value, dict) else {"": value}
+        for name, source in several.items():
+            yield f"{key}.{name}".rstrip("."), str(source)
+
+
 def _take_digest(group: str, options: dict[str, object], store: Store) -> str | None:
     source = options.pop("source")
     key = f"{group}.source"
     return None if source is None else checkpoint_digest(key, str(source), store.read)
 
 
-def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
+def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
+    """Return the digests of the texts that a stage reads, by the name of the source."""
     data = config.data
     cache = DigestCache(store.root / "digests")
     digests: dict[str, object] = {}
@@ -98,17 +163,21 @@ def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
 
 
 def _file_digests(config: StageConfig, store: Store) -> dict[str, str]:
-    """Return the digests of the files that components' own options name."""
+    """Return the digests of the files and folders that components' own options name, by key."""
     cache = DigestCache(store.root / "digests")
-    return {key: digest_source(str(path), cache) for key, path in _named_by(config, "file")}
+    found = {key: digest_source(str(path), cache) for key, path in _named_by(config, "file")}
+    for key, path in _named_by(config, "folder"):
+        folder = Path(str(path)).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"{key} is {str(folder)!r}, which is no folder")
+        found[key] = digest_folder(folder, cache=cache)
+    return found
 
 
 def _checkpoint_digests(config: StageConfig, store: Store) -> dict[str, str]:
     """Return the digests of the checkpoints that components' own options name."""
     return {
-        f"{key}.{name}": checkpoint_digest(key, str(source), store.read)
-        for key, value in _named_by(config, "checkpoint")
-        for name, source in (value if isinstance(value, dict) else {"": value}).items()
+        key: checkpoint_digest(key, source, store.read) for key, source in _own_checkpoints(config)
     }
 
 
@@ -132,6 +201,7 @@ def components(config: StageConfig) -> dict[str, object]:
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
     parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    parts |= {f"exporter.{name}": options for name, options in config.exporter.items()}
     parts |= {f"reward.{name}": options for name, options in config.reward.items()}
     return {key: options for key, options in parts.items() if options is not None}
 
