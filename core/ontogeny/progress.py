@@ -26,6 +26,7 @@ MARKS = {
     "cached": ("✓", "green"),
     "finished": ("✓", "green"),
     "unfinished": ("…", "yellow"),
+    "left out": ("–", "dim"),
 }
 
 
