@@ -260,7 +260,7 @@ def _missing_option(text: str) -> str:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if key in {"lifecycle", *GROUPS.values()}:
-        return f"{key}: nothing that is installed offers an option of this group"
+        return _no_such_group(key)
     head, _, rest = key.partition(".")
     if rest and head in _stage_names():
         return (
@@ -268,12 +268,27 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
             f"stage={head}, or in a lifecycle as stages.<name>.stage.{rest}"
         )
     known = _known_keys(key, overrides)
+    if "stages" in known and head in {item.name for item in fields(StageConfig)}:
+        names = [name.removeprefix("stages.") for name in known if name.count(".") == 1]
+        stages = [name for name in names if f"stages.{name}.stage" in known]
+        return (
+            f"no option {key} beside the stages of a lifecycle, which have one each: "
+            f"stages.<name>.{key}; the stages are {', '.join(stages)}"
+        )
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     nearest = suggestion(key, siblings) or suggestion(key, known)
     top = sorted({name.partition(".")[0] for name in known})
     listed = siblings if parent and siblings else top
     return f"no option {key}{nearest}; known: {', '.join(listed)}"
+
+
+def _no_such_group(group: str) -> str:
+    from ontogeny.help import options_by_group  # noqa: PLC0415  it imports this file
+
+    if group in options_by_group():
+        return f"{group} belongs to a stage: in a lifecycle, {group}@stages.<name>.{group}=..."
+    return f"{group}: nothing that is installed offers an option of this group"
 
 
 def _stage_names() -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.digest import DigestCache
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
@@ -85,11 +86,11 @@ def read_object(file: Path) -> dict[str, object]:
         raise CheckpointError(msg) from error
 
 
-def checkpoint_digest(key: str, source: str) -> str:
+def checkpoint_digest(key: str, source: str, cache: DigestCache | None = None) -> str:
     """Return the digest of a folder's content, or the name itself for one on the Hub.
 
-    That of an adapter beside its base covers both. `key` is the option that names it. Raises
-    CheckpointError where neither can be.
+    That of an adapter beside its base covers both. `key` is the option that names it; files that
+    the cache knows are not read. Raises CheckpointError where neither can be.
     """
     folder = Path(source)
     if is_hub_name(source):
@@ -102,10 +103,10 @@ def checkpoint_digest(key: str, source: str) -> str:
     if is_adapter_folder(source) and key != "tokenizer.source":
         base = base_of_adapter(key, source)
         own = {**read_object(folder / ADAPTER), "base_model_name_or_path": None}  # is elsewhere
-        digest = digest_folder(folder, ignore={*beside, ADAPTER})
-        parts = {"adapter": digest, "config": own, "base": checkpoint_digest(key, base)}
+        digest = digest_folder(folder, ignore={*beside, ADAPTER}, cache=cache)
+        parts = {"adapter": digest, "config": own, "base": checkpoint_digest(key, base, cache)}
         return digest_json(parts)
-    digest = digest_folder(folder, ignore=beside)
+    digest = digest_folder(folder, ignore=beside, cache=cache)
     if key == "tokenizer.source":
         return digest
     if not (folder / "config.json").exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +13,7 @@ from ontogeny.data.pipeline import digest_source, sources_of
 from ontogeny.digest import DigestCache, digest_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ontogeny.configuration import StageConfig
     from ontogeny.plugins import Registry
@@ -27,11 +27,13 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     """Return the key of a stage; raise DataError or CheckpointError for missing inputs."""
     options = cast("dict[str, dict[str, object]]", stable(config))
     groups = ("model", "tokenizer", "teacher")
-    inputs = {group: _take_digest(group, options[group]) for group in groups}
+    inputs = {group: _take_digest(group, options[group], store) for group in groups}
+    for key, _ in (*_named_by(config, "file"), *_named_by(config, "checkpoint")):
+        _drop(options, key.split("."))  # where something lies is not what it is
     for name in ("path", "sources", "example", *COMPARED):
         options["data"].pop(name)
     cast("dict[str, object]", options["data"]["validation"]).pop("path")
-    files = [*_file_digests(config, store), *_checkpoint_digests(config)]
+    files = _file_digests(config, store) | _checkpoint_digests(config, store)
     return digest_json(
         {
             "options": options,
@@ -61,7 +63,10 @@ def measurement_key(
     return digest_json(
         {
             "checkpoint": checkpoint,
-            "inputs": {key: checkpoint_digest(key, source) for key, source in checkpoints_of(own)},
+            "inputs": {
+                key: checkpoint_digest(key, source, store.read)
+                for key, source in checkpoints_of(own)
+            },
             "evaluator": stable(own.evaluator),
             "head": options["head"],
             "rows": [stage.component.name, type(config.objective).__qualname__, options["data"]],
@@ -71,6 +76,14 @@ def measurement_key(
             "code": [*_code_versions(own, registry), registry.code_version(stage.plugin)],
         }
     )
+
+
+def require_inputs(config: StageConfig, store: Store, sources: Mapping[str, str]) -> None:
+    """Raise DataError or CheckpointError for data and checkpoints (by key) that are not there."""
+    data_digests(config, store)
+    _file_digests(config, store)
+    for key, source in sources.items():
+        checkpoint_digest(key, source, store.read)
 
 
 def package_versions() -> dict[str, str]:
@@ -89,7 +102,7 @@ def _version(name: str) -> str:
 def component_versions(config: StageConfig, registry: Registry) -> dict[str, str]:
     """Return the package and version that each component of a stage comes from, by its key."""
     found = {}
-    for key, options in _components(config).items():
+    for key, options in components(config).items():
         registered = registry.find(options)[1]
         found[key] = f"{registered.component.name} ({registered.plugin.where})"
     return found
@@ -111,9 +124,18 @@ def _own_checkpoints(config: StageConfig) -> Iterator[tuple[str, str]]:
             yield f"{key}.{name}".rstrip("."), str(source)
 
 
-def _take_digest(group: str, options: dict[str, object]) -> str | None:
+def _drop(options: Mapping[str, object], key: Sequence[str]) -> None:
+    """Take one option out of nested plain data."""
+    *groups, name = key
+    for group in groups:
+        options = cast("dict[str, object]", options[group])
+    cast("dict[str, object]", options)[name] = None
+
+
+def _take_digest(group: str, options: dict[str, object], store: Store) -> str | None:
     source = options.pop("source")
-    return None if source is None else checkpoint_digest(f"{group}.source", str(source))
+    key = f"{group}.source"
+    return None if source is None else checkpoint_digest(key, str(source), store.read)
 
 
 def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
@@ -134,27 +156,35 @@ def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
     return digests
 
 
-def _file_digests(config: StageConfig, store: Store) -> list[str]:
+def _file_digests(config: StageConfig, store: Store) -> dict[str, str]:
     """Return the digests of the files that components' own options name."""
     cache = DigestCache(store.root / "digests")
-    return [digest_source(str(path), cache) for _, path in _named_by(config, "file")]
+    return {key: digest_source(str(path), cache) for key, path in _named_by(config, "file")}
 
 
-def _checkpoint_digests(config: StageConfig) -> list[str]:
+def _checkpoint_digests(config: StageConfig, store: Store) -> dict[str, str]:
     """Return the digests of the checkpoints that components' own options name."""
-    return [checkpoint_digest(key, source) for key, source in _own_checkpoints(config)]
+    return {
+        key: checkpoint_digest(key, source, store.read) for key, source in _own_checkpoints(config)
+    }
 
 
 def _named_by(config: StageConfig, mark: str) -> Iterator[tuple[str, object]]:
     """Yield key and value of the components' options that carry a mark and are set."""
-    for key, options in _components(config).items():
+    for key, options, item in marked(config, mark):
+        if (value := getattr(options, item.name)) is not None:
+            yield f"{key}.{item.name}", value
+
+
+def marked(config: StageConfig, mark: str) -> Iterator[tuple[str, object, Field[object]]]:
+    """Yield the fields of the components' options that carry a mark: key, options and field."""
+    for key, options in components(config).items():
         for item in fields(options) if is_dataclass(options) else ():
-            value = getattr(options, item.name)
-            if item.metadata.get(mark) and value is not None:
-                yield f"{key}.{item.name}", value
+            if item.metadata.get(mark):
+                yield key, options, item
 
 
-def _components(config: StageConfig) -> dict[str, object]:
+def components(config: StageConfig) -> dict[str, object]:
     """Return the options of all components of a stage by their key."""
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
@@ -164,5 +194,5 @@ def _components(config: StageConfig) -> dict[str, object]:
 
 
 def _code_versions(config: StageConfig, registry: Registry) -> list[str]:
-    plugins = [registry.find(options)[1].plugin for options in _components(config).values()]
+    plugins = [registry.find(options)[1].plugin for options in components(config).values()]
     return sorted({registry.code_version(plugin) for plugin in plugins} | {registry.core_version()})

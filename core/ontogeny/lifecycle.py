@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from ontogeny.errors import Interrupted, OntogenyError
 from ontogeny.evaluation import write_metrics
 from ontogeny.interruption import Interruption
 from ontogeny.keys import package_versions
 from ontogeny.lineage import command_of
 from ontogeny.matrix import Matrix
+from ontogeny.plan import Plan
 from ontogeny.plugins import registry
 from ontogeny.progress import Progress
 from ontogeny.ranks import is_first_rank
 from ontogeny.report.page import Page
-from ontogeny.run_folder import Status
+from ontogeny.run_folder import LEFT_OUT, Status
 from ontogeny.stage_run import StageRun
 from ontogeny.store import Store, home
 
 if TYPE_CHECKING:
-    from ontogeny.configuration import RunConfig
+    from ontogeny.configuration import RunConfig, StageConfig
     from ontogeny.evaluator import Metrics
     from ontogeny.stage import StageResult
 
@@ -36,6 +39,7 @@ class RunResult:
 
     folder: Path
     stages: dict[str, StageResult] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # stages that were not run, and why
 
     @property
     def checkpoint(self) -> Path | None:
@@ -72,8 +76,9 @@ def run_stages(config: RunConfig, folder: str | Path | None, progress: Progress)
     progress.watch(page.refresh)
     progress.begin(list(config.stages))
     try:
-        with Interruption() as interruption, progress:
-            _run_in_order(config, result, status, interruption, progress)
+        chain = _Chain(config, result, progress)
+        with Interruption() as chain.interruption, progress, chain.store.running(result.folder):
+            chain.run(status)
     except BaseException as error:
         status.fail(error)
         raise
@@ -82,43 +87,93 @@ def run_stages(config: RunConfig, folder: str | Path | None, progress: Progress)
     return result
 
 
-def _run_in_order(
-    config: RunConfig,
-    result: RunResult,
-    status: Status,
-    interruption: Interruption,
-    progress: Progress,
-) -> None:
-    matrix = Matrix(config, result.folder, Store(home()), progress.announce)
-    for run in _stage_runs(config, result, interruption, progress):
-        result.stages[run.name] = run.run(result.folder, status)
-        write_metrics(result.folder / "metrics.json", result.metrics)
-        if matrix.extend(run.name, result.stages[run.name]):
-            status.refresh()
+class _Chain:
+    """The stages of a run, one after the other, each with its checkpoint."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        result: RunResult,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.result = result
+        self.interruption = Interruption()
+        self.progress = progress
+        self.store = Store(home())
+        self.plan = Plan(config, registry())
+
+    def run(self, status: Status) -> None:
+        """Run what is to be run; say what is left out, and why."""
+        for name, reason in self.plan.left_out.items():
+            self._leave_out(name, reason, status)
+        self.plan.check(self.store)
+        matrix = Matrix(self.config, self.result.folder, self.store, self.progress.announce)
+        for run in self._runs(lambda name, reason: self._leave_out(name, reason, status)):
+            with self._explaining(run.name):
+                self.result.stages[run.name] = run.run(self.result.folder, status)
+            write_metrics(self.result.folder / "metrics.json", self.result.metrics)
+            if matrix.extend(run.name, self.result.stages[run.name]):
+                status.refresh()
+
+    def follow(self) -> None:
+        """Do the part of another rank: nothing but the fits."""
+        for run in self._runs(lambda *_: None):
+            self.result.stages[run.name] = run.follow()
+
+    def _leave_out(self, name: str, reason: str, status: Status) -> None:
+        self.result.left_out[name] = reason
+        self.progress.stage(name, LEFT_OUT)
+        status.stage(name, LEFT_OUT)
+        self.progress.announce(f"{name}: left out: {reason}")
+
+    def _runs(self, leave_out: Callable[[str, str], None]) -> Iterator[StageRun]:
+        """Yield the stages in order, each with its checkpoint, until one is unfinished."""
+        current: str | None = None
+        for name in self.plan.stages:
+            if not self.result.complete:
+                return
+            stage = self.config.stages[name]
+            with self._explaining(name):
+                if reason := self.plan.advised(name, self.result.stages):
+                    self.plan.left_out[name] = reason
+                    leave_out(name, reason)
+                    continue
+                self.plan.resolve(name, self.result.stages, current)
+                run = self._stage_run(name, stage)
+            yield run
+            made = self.result.stages[name].checkpoint
+            current = stage.model.source if made is None else str(made)
+
+    def _stage_run(self, name: str, stage: StageConfig) -> StageRun:
+        return StageRun(
+            name,
+            stage,
+            self.config,
+            self.store,
+            self.interruption,
+            self.progress,
+            self.result.makers,
+        )
+
+    @contextmanager
+    def _explaining(self, name: str) -> Iterator[None]:
+        """Give the errors of a stage the full keys of its options."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except OntogenyError as error:
+            raise self.plan.explained(name, error) from error
 
 
 def _follow(config: RunConfig, result: RunResult) -> None:
     """Do the part of another rank, which torchrun or SLURM has started: nothing but the fits."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())  # the first rank says it all
-    with Interruption() as interruption:
-        for run in _stage_runs(config, result, interruption, Progress(lambda _: None)):
-            result.stages[run.name] = run.follow()
-
-
-def _stage_runs(
-    config: RunConfig,
-    result: RunResult,
-    interruption: Interruption,
-    progress: Progress,
-) -> Iterator[StageRun]:
-    """Yield the stages in order, each fed with the last checkpoint, until one is unfinished."""
-    store = Store(home())
-    for name, stage in config.stages.items():
-        if result.complete:
-            if result.checkpoint is not None and stage.model.source is None:
-                stage.model.source = str(result.checkpoint)
-            yield StageRun(name, config, store, interruption, progress, result.makers)
+    chain = _Chain(config, result, Progress(lambda _: None))
+    with Interruption() as chain.interruption:
+        chain.follow()
 
 
 def _run_folder(folder: str | Path | None) -> Path:

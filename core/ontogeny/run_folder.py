@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import sys
 import time
 import traceback
@@ -11,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny.errors import OntogenyError
-from ontogeny.folders import write_text
+from ontogeny.folders import write_folder, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+LEFT_OUT = "left out"  # the state of a stage that was not run
 TRAINING_STATES = "training_states"  # in the folder of a stage while it is unfinished
 
 
@@ -34,6 +37,7 @@ class Status:
         self._content: dict[str, object] = {
             "state": "running",
             "command": sys.argv,
+            "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": _now(),
             "versions": dict(versions),
@@ -81,13 +85,20 @@ class Status:
         self._changed()
 
 
-def link_stage(run: Path, name: str, target: Path) -> Path:
-    """Point `<run>/stages/<name>` to the folder of a stage, in place of an older link."""
+def link_stage(run: Path, name: str, target: Path, *, copied: bool = False) -> Path:
+    """Point `<run>/stages/<name>` to the folder of a stage, in place of an older link.
+
+    With `copied` it becomes a folder of its own, which lives when the store is gone.
+    """
     link = run / "stages" / name
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
-    link.symlink_to(target.resolve())
+    if copied:
+        with write_folder(link, replace=True) as copy:
+            shutil.copytree(target, copy, dirs_exist_ok=True)
+    else:
+        link.symlink_to(target.resolve())
     return link
 
 

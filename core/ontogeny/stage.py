@@ -45,6 +45,16 @@ def read_samples(file: Path) -> list[Sample]:
     return samples
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What a stage advises those after it that are asked to listen: `stages.<name>.when`."""
+
+    path: str  # the word that is compared, as in when=<stage>:<path>
+    # Options by their key within a stage, as data.sources.general.weight, and plain values (JSON).
+    # `adapter` is a list of names. What the user has set himself stays.
+    options: dict[str, object] = field(default_factory=dict)
+
+
 @dataclass
 class StageResult:
     """What a stage leaves: a checkpoint folder, metrics by evaluator, or both."""
@@ -54,6 +64,7 @@ class StageResult:
     samples: list[Sample] = field(default_factory=list)
     steps: int = 0  # optimiser steps of the finished stage
     complete: bool = True  # False: `trainer.max_time` ran out; the same command goes on
+    advice: Advice | None = None
 
 
 @dataclass
@@ -76,6 +87,14 @@ class StageContext:
 
 class Stage(ABC):
     """One step of a model's life; built as `Implementation(options)`."""
+
+    def check(self, config: StageConfig) -> None:
+        """Raise ConfigError for what the stage needs and does not have.
+
+        Called for all stages before the first one runs: `model.source` may be that of a stage
+        before, which does not exist yet.
+        """
+        del config
 
     @abstractmethod
     def run(self, context: StageContext) -> StageResult:

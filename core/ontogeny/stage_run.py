@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.budget import Budget
@@ -15,18 +15,19 @@ from ontogeny.evaluation import write_metrics
 from ontogeny.evaluator import Metric
 from ontogeny.folders import write_text
 from ontogeny.keys import stage_key
+from ontogeny.kinds import KIND, UNKNOWN, given_kinds, kinds_of_folder
 from ontogeny.lineage import begin, command_of, complete
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
 from ontogeny.ranks import FitIsOver
 from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
-from ontogeny.stage import AFTER, Stage, StageContext, StageResult, read_samples
+from ontogeny.stage import AFTER, Advice, Stage, StageContext, StageResult, read_samples
 from ontogeny.store import POLL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ontogeny.configuration import RunConfig
+    from ontogeny.configuration import RunConfig, StageConfig
     from ontogeny.interruption import Interruption
     from ontogeny.progress import Progress
     from ontogeny.store import Store
@@ -38,32 +39,34 @@ class StageRun:
     def __init__(
         self,
         name: str,
-        run: RunConfig,
+        config: StageConfig,
+        of_run: RunConfig,
         store: Store,
         interruption: Interruption,
         progress: Progress,
         made: Mapping[str, str],
     ) -> None:
         self.name = name
-        self.config = run.stages[name]
-        self.keys = _own_keys(name, run.overrides)
+        self.config = config
+        self.keys = _own_keys(of_run.prefix(name), of_run.overrides)
+        self.links = of_run.store.link
         self.store = store
         self.interruption = interruption
         self.progress = progress
         self.announce = progress.announce
-        self.command, self.prefix, self.made = command_of(run), run.prefix(name), made
+        self.command, self.prefix, self.made = command_of(of_run), of_run.prefix(name), made
 
     def run(self, folder: Path, status: Status) -> StageResult:
         """Return the stage's result and link its folder into the run's folder."""
+        self._tell(status, "running")
         key = stage_key(self.config, registry(), self.store)
         hooks = registry().manager.hook
-        with self.store.lock("stages", key, self._say_waiting):
-            found = self.store.get("stages", key)
+        with self.store.lock("stages", key, lambda: self._say_waiting(key)) as lock:
+            found = self.store.get("stages", key, verify=True)
             if found is not None:
                 self.announce(f"{self.name}: finished before, nothing to train ({found})")
                 result, state = _read_result(found), "cached"
             else:
-                self._tell(status, "running")
                 context = self._context(key)
                 link_stage(folder, self.name, context.folder)
                 status.refresh()
@@ -71,9 +74,10 @@ class StageRun:
                 result, found = self._compute(context), context.folder
                 state = "finished" if result.complete else "unfinished"
                 if result.complete:
+                    lock.require()
                     found = self._publish(key, context.folder)
                     result.checkpoint = found / "checkpoint" if result.checkpoint else None
-        link_stage(folder, self.name, found)
+        link_stage(folder, self.name, found, copied=result.complete and not self.links)
         self._tell(status, state)
         hooks.ontogeny_stage_finished(stage=self.name, result=result)
         return result
@@ -104,7 +108,11 @@ class StageRun:
         if result.checkpoint is not None:
             complete(result.checkpoint, context.lineage, result.metrics, result.steps)
         write_metrics(context.folder / "metrics.json", {self.name: result.metrics})
-        facts = {"steps": result.steps, "checkpoint": result.checkpoint is not None}
+        facts = {
+            "steps": result.steps,
+            "checkpoint": result.checkpoint is not None,
+            "advice": None if result.advice is None else asdict(result.advice),
+        }
         write_text(context.folder / "result.json", json.dumps(facts) + "\n")
         return result
 
@@ -139,6 +147,7 @@ class StageRun:
             prefix=self.prefix,
             made=self.made,
         )
+        lineage[KIND] = self._kind()
         for item in fields(self.config):
             value = getattr(self.config, item.name)
             for part in value.values() if isinstance(value, dict) else [value]:
@@ -161,18 +170,27 @@ class StageRun:
         self.progress.stage(self.name, state)
         status.stage(self.name, state)
 
-    def _say_waiting(self) -> None:
-        self.announce(f"{self.name}: another process computes this stage; waiting for it")
+    def _kind(self) -> str | None:
+        """Return the kind of checkpoint that the stage leaves, where that is known."""
+        source = self.config.model.source
+        taken = UNKNOWN if source is None else kinds_of_folder(source, registry())
+        kinds = given_kinds(self.config, registry(), taken)
+        return min(kinds) if kinds is not None and len(kinds) == 1 else None
+
+    def _say_waiting(self, key: str) -> None:
+        who = self.store.holder("stages", key)
+        other = f"another process ({who})" if who else "another process"
+        self.announce(f"{self.name}: {other} computes this stage; waiting for it")
 
 
 def _states_aside(work: Path) -> Path:
     return work.with_name(f"{work.name}.{TRAINING_STATES}")
 
 
-def _own_keys(name: str, overrides: Sequence[str]) -> list[str]:
+def _own_keys(prefix: str, overrides: Sequence[str]) -> list[str]:
     """Return the keys of this stage that the user set, without the prefix of a lifecycle."""
     keys = [item.lstrip("+").partition("=")[0] for item in overrides if not item.startswith("~")]
-    prefix = f"stages.{name}."
+    keys = [key for key in keys if key.startswith(prefix)]
     return [key.removeprefix(prefix) for key in keys if "@" not in key and "/" not in key]
 
 
@@ -185,4 +203,6 @@ def _read_result(folder: Path) -> StageResult:
         for evaluator, values in evaluators.items()
     }
     checkpoint = folder / "checkpoint" if facts["checkpoint"] else None
-    return StageResult(checkpoint, metrics, read_samples(folder / AFTER), int(facts["steps"]))
+    advice = Advice(**facts["advice"]) if facts.get("advice") else None
+    samples = read_samples(folder / AFTER)
+    return StageResult(checkpoint, metrics, samples, int(facts["steps"]), advice=advice)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ontogeny.checkpoint import save_checkpoint
-from ontogeny.data.pipeline import validation_rows_again
+from ontogeny.data.pipeline import sources_of, validation_rows_again
 from ontogeny.folders import write_text
 from ontogeny.stage import AFTER, BEFORE, Sample, Stage, StageContext, StageResult, read_samples
 from ontogeny.training import Training
@@ -28,6 +28,10 @@ class TrainingStage(Stage):
 
     # Whether what the stage has gained and forgotten is measured and reported.
     compares: ClassVar[bool] = False
+
+    def check(self, config: StageConfig) -> None:
+        """Raise ConfigError where there is no data to train on."""
+        sources_of(config.data)
 
     @abstractmethod
     def tokenizer(self, context: StageContext) -> PreTrainedTokenizerBase:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ontogeny import Component, ConfigError, Section, hookimpl
+from ontogeny.component import NO_CHECKPOINT
 from ontogeny.options import require_positive
 
 SHARES = (
@@ -57,7 +58,7 @@ def _require_share(key: str, value: float) -> None:
 def ontogeny_stages() -> list[Component]:
     """Offer `diagnosis`."""
     implementation = "ontogeny_plugins.diagnosis.stage:DiagnosisStage"
-    return [Component("diagnosis", config=Diagnosis, implementation=implementation)]
+    return [Component("diagnosis", Diagnosis, implementation, gives=NO_CHECKPOINT)]
 
 
 @hookimpl
