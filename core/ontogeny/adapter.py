@@ -53,6 +53,9 @@ class Adapter(ABC):
     # its outputs may be off then, relative to the largest: 0 means bit for bit. Options may decide.
     keeps_function: bool = True
     tolerance: float = 0.0
+    # How far `settle` may move the outputs, relative to the largest: weights that are rounded to
+    # few bits cannot be exactly what was trained.
+    settle_tolerance: float = 1e-4
 
     def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer for the data; a changed one must be a copy."""
@@ -117,6 +120,10 @@ class Adapter(ABC):
         """Return the adapter's own preflight proofs."""
         del bundle, batch
         return ()
+
+    def record(self) -> Mapping[str, object]:
+        """Return what was done to the model (JSON), for the lineage of its checkpoint."""
+        return {}
 
     def metrics(self) -> Metrics:
         """Return what the adapter has measured; it stands in metrics.json under its name."""

@@ -66,6 +66,7 @@ def _body(lineage: Mapping[str, object]) -> str:
             "What was measured",
             _table(("metric", "value", "95 % interval", "unit"), _metrics(lineage)),
         ),
+        *_figures(lineage),
         _section(
             "Data",
             _table(("source", "path", "rows", "held out", "share of tokens"), _data(lineage)),
@@ -106,6 +107,14 @@ def _metrics(lineage: Mapping[str, object]) -> Iterator[Row]:
         if metric.get("low") is not None and metric.get("high") is not None:
             interval = f"{metric['low']:.4g} to {metric['high']:.4g}"
         yield f"{evaluator}/{name}", f"{metric['value']:.4g}", interval, metric.get("unit")
+
+
+def _figures(lineage: Mapping[str, object]) -> Iterator[str]:
+    """Yield a table for each heading of what a stage has measured beside its metrics."""
+    figures = cast("dict[str, dict[str, dict[str, float]]]", lineage.get("figures", {}))
+    for heading, values in figures.items():
+        rows = ((name, f"{each['value']:.6g}", each["unit"]) for name, each in values.items())
+        yield _section(heading, _table(("figure", "value", "unit"), rows))
 
 
 def _measured(lineage: Mapping[str, object]) -> Iterator[tuple[str, str, dict[str, float]]]:

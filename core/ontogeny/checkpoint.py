@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ontogeny.adapter import Bundle
     from ontogeny.digest import DigestCache
+    from ontogeny.evaluator import Metrics
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
@@ -40,11 +41,23 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
 
 
 def write_lineage(folder: Path, lineage: Mapping[str, object]) -> None:
-    """Write lineage.json, and the model card made from it, into a checkpoint's folder."""
+    """Write lineage.json, and the model card made from it, into a checkpoint's folder.
+
+    `figures` in the lineage, as `figures_of` makes them, are what the stage has measured beside
+    its metrics.
+    """
     from ontogeny.card import model_card  # noqa: PLC0415  imports huggingface_hub
 
     write_text(folder / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
     write_text(folder / CARD, model_card(lineage, folder))
+
+
+def figures_of(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, object]]:
+    """Return metrics in the form in which lineage and card have them: by heading, by name."""
+    return {
+        heading: {name: metric.as_dict() for name, metric in found.items()}
+        for heading, found in metrics.items()
+    }
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -58,6 +58,7 @@ class StageConfig:
     head: object | None = None
     adapter: dict[str, object] = field(default_factory=dict)
     evaluator: dict[str, object] = field(default_factory=dict)
+    exporter: dict[str, object] = field(default_factory=dict)
     reward: dict[str, object] = field(default_factory=dict)
     optimizer: object = field(default_factory=options.AdamW)
     scheduler: object = field(default_factory=options.Schedule)
@@ -78,16 +79,16 @@ class RunConfig:
 
     stages: dict[str, StageConfig]
     overrides: list[str]
-    report: options.Report = field(default_factory=options.Report)
     store: options.Storing = field(default_factory=options.Storing)
     sweep: options.Sweep = field(default_factory=options.Sweep)
+    report: options.Report = field(default_factory=options.Report)
     start_at: str | None = None  # the stages before are left out
     stop_after: str | None = None  # the stages behind are left out
     flags: list[str] = field(default_factory=list)  # of Hydra, which decide what is composed
-    is_lifecycle: bool = False  # its stages have names of their own: keys begin with stages.<name>.
+    is_lifecycle: bool = False  # the keys of a stage begin with `stages.<name>.`
 
     def prefix(self, stage: str) -> str:
-        """Return what stands before the keys of a stage on the command line."""
+        """Return what stands before the keys of a stage in overrides."""
         return f"stages.{stage}." if self.is_lifecycle else ""
 
 

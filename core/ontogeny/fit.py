@@ -237,6 +237,8 @@ class Fit:
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in shown.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
             budget.look(module, results)
+            if self.context.watch(module.consumed, results):
+                self.saver.stop()
             if self.best is not None:
                 self.best.look(module, results)
 

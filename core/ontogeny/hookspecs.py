@@ -55,6 +55,11 @@ def ontogeny_rewards() -> Sequence[Component]:
 
 
 @hookspec
+def ontogeny_exporters() -> Sequence[Component]:
+    """Return the formats that this plugin writes checkpoints in. Called once at start-up."""
+
+
+@hookspec
 def ontogeny_config_paths() -> Sequence[str]:
     """Return folders with more config files, as `pkg://package.folder`. Called at start-up.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from dataclasses import Field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.checkpoint import checkpoint_digest
 from ontogeny.configuration import stable
 from ontogeny.data.pipeline import digest_source, sources_of
-from ontogeny.digest import DigestCache, digest_json
+from ontogeny.digest import DigestCache, digest_folder, digest_json
+from ontogeny.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +30,11 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
     options = cast("dict[str, dict[str, object]]", stable(config))
     groups = ("model", "tokenizer", "teacher")
     inputs = {group: _take_digest(group, options[group], store) for group in groups}
-    for key, _ in (*_named_by(config, "file"), *_named_by(config, "checkpoint")):
+    for key, _ in (
+        *_named_by(config, "file"),
+        *_named_by(config, "folder"),
+        *_named_by(config, "checkpoint"),
+    ):
         _drop(options, key.split("."))  # where something lies is not what it is
     for name in ("path", "sources", "example", *COMPARED):
         options["data"].pop(name)
@@ -44,6 +50,14 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
             "code": _code_versions(config, registry),
         }
     )
+
+
+def require_inputs(config: StageConfig, store: Store, sources: Mapping[str, str]) -> None:
+    """Raise DataError or CheckpointError for data and checkpoints (by key) that are not there."""
+    data_digests(config, store)
+    _file_digests(config, store)
+    for key, source in sources.items():
+        checkpoint_digest(key, source, store.read)
 
 
 def measurement_key(
@@ -78,14 +92,6 @@ def measurement_key(
     )
 
 
-def require_inputs(config: StageConfig, store: Store, sources: Mapping[str, str]) -> None:
-    """Raise DataError or CheckpointError for data and checkpoints (by key) that are not there."""
-    data_digests(config, store)
-    _file_digests(config, store)
-    for key, source in sources.items():
-        checkpoint_digest(key, source, store.read)
-
-
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that a run stands on, for lineage and status files."""
     names = ("ontogeny", "torch", "lightning", "transformers", "tokenizers", "hydra-core", "numpy")
@@ -97,6 +103,14 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _drop(options: Mapping[str, object], key: Sequence[str]) -> None:
+    """Take one option out of nested plain data."""
+    *groups, name = key
+    for group in groups:
+        options = cast("dict[str, object]", options[group])
+    cast("dict[str, object]", options)[name] = None
 
 
 def component_versions(config: StageConfig, registry: Registry) -> dict[str, str]:
@@ -124,14 +138,6 @@ def _own_checkpoints(config: StageConfig) -> Iterator[tuple[str, str]]:
             yield f"{key}.{name}".rstrip("."), str(source)
 
 
-def _drop(options: Mapping[str, object], key: Sequence[str]) -> None:
-    """Take one option out of nested plain data."""
-    *groups, name = key
-    for group in groups:
-        options = cast("dict[str, object]", options[group])
-    cast("dict[str, object]", options)[name] = None
-
-
 def _take_digest(group: str, options: dict[str, object], store: Store) -> str | None:
     source = options.pop("source")
     key = f"{group}.source"
@@ -157,9 +163,15 @@ def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
 
 
 def _file_digests(config: StageConfig, store: Store) -> dict[str, str]:
-    """Return the digests of the files that components' own options name."""
+    """Return the digests of the files and folders that components' own options name, by key."""
     cache = DigestCache(store.root / "digests")
-    return {key: digest_source(str(path), cache) for key, path in _named_by(config, "file")}
+    found = {key: digest_source(str(path), cache) for key, path in _named_by(config, "file")}
+    for key, path in _named_by(config, "folder"):
+        folder = Path(str(path)).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"{key} is {str(folder)!r}, which is no folder")
+        found[key] = digest_folder(folder, cache=cache)
+    return found
 
 
 def _checkpoint_digests(config: StageConfig, store: Store) -> dict[str, str]:
@@ -189,6 +201,7 @@ def components(config: StageConfig) -> dict[str, object]:
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
     parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    parts |= {f"exporter.{name}": options for name, options in config.exporter.items()}
     parts |= {f"reward.{name}": options for name, options in config.reward.items()}
     return {key: options for key, options in parts.items() if options is not None}
 

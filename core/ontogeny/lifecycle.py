@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from ontogeny.matrix import Matrix
 from ontogeny.plan import Plan
 from ontogeny.plugins import registry
 from ontogeny.progress import Progress
+from ontogeny.pruning import Pruning
 from ontogeny.ranks import is_first_rank
 from ontogeny.report.page import Page
 from ontogeny.run_folder import LEFT_OUT, Status
@@ -28,7 +30,7 @@ from ontogeny.stage_run import StageRun
 from ontogeny.store import Store, home
 
 if TYPE_CHECKING:
-    from ontogeny.configuration import RunConfig, StageConfig
+    from ontogeny.configuration import RunConfig
     from ontogeny.evaluator import Metrics
     from ontogeny.stage import StageResult
 
@@ -40,6 +42,7 @@ class RunResult:
     folder: Path
     stages: dict[str, StageResult] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # stages that were not run, and why
+    pruned: str | None = None  # why the run was ended early (`sweep.prune`)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -77,12 +80,12 @@ def run_stages(config: RunConfig, folder: str | Path | None, progress: Progress)
     progress.begin(list(config.stages))
     try:
         chain = _Chain(config, result, progress)
-        with Interruption() as chain.interruption, progress, chain.store.running(result.folder):
+        with Interruption() as chain.interruption, chain.store.running(result.folder), progress:
             chain.run(status)
     except BaseException as error:
         status.fail(error)
         raise
-    status.finish(complete=result.complete)
+    status.finish(complete=result.complete, pruned=result.pruned)
     registry().manager.hook.ontogeny_run_finished(result=result)
     return result
 
@@ -102,6 +105,7 @@ class _Chain:
         self.progress = progress
         self.store = Store(home())
         self.plan = Plan(config, registry())
+        self.pruning = Pruning(result.folder, config.sweep)
 
     def run(self, status: Status) -> None:
         """Run what is to be run; say what is left out, and why."""
@@ -110,11 +114,13 @@ class _Chain:
         self.plan.check(self.store)
         matrix = Matrix(self.config, self.result.folder, self.store, self.progress.announce)
         for run in self._runs(lambda name, reason: self._leave_out(name, reason, status)):
+            run.watch = partial(self.pruning.look, run.name)
             with self._explaining(run.name):
                 self.result.stages[run.name] = run.run(self.result.folder, status)
             write_metrics(self.result.folder / "metrics.json", self.result.metrics)
             if matrix.extend(run.name, self.result.stages[run.name]):
                 status.refresh()
+        self.result.pruned = self.pruning.reason
 
     def follow(self) -> None:
         """Do the part of another rank: nothing but the fits."""
@@ -123,8 +129,8 @@ class _Chain:
 
     def _leave_out(self, name: str, reason: str, status: Status) -> None:
         self.result.left_out[name] = reason
-        self.progress.stage(name, LEFT_OUT)
         status.stage(name, LEFT_OUT)
+        self.progress.stage(name, LEFT_OUT)
         self.progress.announce(f"{name}: left out: {reason}")
 
     def _runs(self, leave_out: Callable[[str, str], None]) -> Iterator[StageRun]:
@@ -133,28 +139,20 @@ class _Chain:
         for name in self.plan.stages:
             if not self.result.complete:
                 return
-            stage = self.config.stages[name]
             with self._explaining(name):
                 if reason := self.plan.advised(name, self.result.stages):
                     self.plan.left_out[name] = reason
                     leave_out(name, reason)
                     continue
                 self.plan.resolve(name, self.result.stages, current)
-                run = self._stage_run(name, stage)
+                run = self._stage_run(name)
             yield run
             made = self.result.stages[name].checkpoint
-            current = stage.model.source if made is None else str(made)
+            current = self.config.stages[name].model.source if made is None else str(made)
 
-    def _stage_run(self, name: str, stage: StageConfig) -> StageRun:
-        return StageRun(
-            name,
-            stage,
-            self.config,
-            self.store,
-            self.interruption,
-            self.progress,
-            self.result.makers,
-        )
+    def _stage_run(self, name: str) -> StageRun:
+        made = self.result.makers
+        return StageRun(name, self.config, self.store, self.interruption, self.progress, made)
 
     @contextmanager
     def _explaining(self, name: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ from ontogeny.configuration import plain
 from ontogeny.data.hub import is_hub_name
 from ontogeny.digest import digest_json
 from ontogeny.keys import checkpoints_of, component_versions, data_digests, package_versions
+from ontogeny.kinds import KIND
 
 if TYPE_CHECKING:
     from ontogeny.configuration import RunConfig, StageConfig
@@ -49,8 +50,9 @@ def begin(
     command: Mapping[str, object],
     prefix: str,
     made: Mapping[str, str],
+    kind: str | None,
 ) -> Lineage:
-    """Return the lineage of a stage that is about to run.
+    """Return the lineage of a stage that is about to run, and leaves a checkpoint of a kind.
 
     `prefix` stands before the keys of the stage in the command's overrides; `made` names the stage
     of this run that has made a checkpoint, by the checkpoint's folder.
@@ -70,6 +72,7 @@ def begin(
         "stage": name,
         "key": key,
         "parent": config.model.source,
+        KIND: kind,
         "inputs": inputs,
         "config": plain(config),
         "data_digests": data_digests(config, store),

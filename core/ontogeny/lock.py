@@ -60,8 +60,8 @@ class Lock:
         self._flock = FileLock(path.with_name(f"{path.name}.lock"))
         self._has_flock = True
         self._token = secrets.token_hex(8)
-        self._beats = 0
-        self._seen: tuple[str, float] = ("", 0.0)  # a lease, and when it was first seen so
+        self._beats, self._since = 0, time.time()
+        self._seen: tuple[str | None, float] = (None, 0.0)  # a lease, and when first seen so
         self._released = threading.Event()
 
     def acquire(self, waiting: Callable[[], None] | None = None) -> None:
@@ -168,7 +168,8 @@ class Lock:
 
     def _content(self) -> str:
         owner = {"machine": self.machine, "host": socket.gethostname(), "pid": os.getpid()}
-        return json.dumps({**owner, "token": self._token, "beat": self._beats})
+        now = {"token": self._token, "since": self._since, "beat": self._beats}
+        return json.dumps({**owner, **now})
 
 
 def is_held(path: Path) -> bool:
@@ -181,6 +182,12 @@ def is_held(path: Path) -> bool:
     if found is None or _owner_of(found).get("machine") == lock.machine:
         return True
     return _age(lock.lease) < LONG_DEAD_SECONDS
+
+
+def held_since(path: Path) -> float:
+    """Return when a lock was taken, by the holder's clock; 0 where nobody says."""
+    owner = _owner_of(_read(path.with_name(f"{path.name}.lease")) or "")
+    return float(str(owner.get("since", 0.0)))
 
 
 def holder(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from ontogeny.checkpoint import checkpoint_digest
 from ontogeny.errors import Interrupted, OntogenyError
-from ontogeny.evaluator import Metric, Metrics, sounds_like_a_loss
+from ontogeny.evaluator import Metric, Metrics, less_is_better
 from ontogeny.folders import write_text
 from ontogeny.keys import measurement_key
 from ontogeny.plugins import registry
@@ -176,7 +176,7 @@ def _form(name: str, metric: Metric) -> dict[str, object]:
     less = metric.less_is_better
     return {
         **metric.as_dict(),
-        "less_is_better": sounds_like_a_loss(name) if less is None else less,
+        "less_is_better": less_is_better(name) if less is None else less,
     }
 
 

@@ -13,6 +13,7 @@ from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
 FILE = {"file": True}  # the option names rows in files: their content is part of the stage's key
+FOLDER = {"folder": True}  # the option names a folder of results: so is its content
 # The option names a checkpoint, or several by name: their content is part of the stage's key.
 CHECKPOINT = {"checkpoint": True}
 
@@ -288,15 +289,6 @@ class Trainer:
 
 
 @dataclass
-class Report:
-    """What a run's `report.html` is made of; nothing here changes a stage."""
-
-    # measure every checkpoint with what other stages of the lifecycle are measured by; the numbers
-    # are kept in the store
-    matrix: bool = True
-
-
-@dataclass
 class Storing:
     """How a run's folder holds what the store has."""
 
@@ -332,6 +324,15 @@ class Sweep:
         if self.metric is None:
             return []
         return list(self.metric) if isinstance(self.metric, list) else [self.metric]
+
+
+@dataclass
+class Report:
+    """What a run's `report.html` is made of; nothing here changes a stage."""
+
+    # measure every checkpoint with what other stages of the lifecycle are measured by; the numbers
+    # are kept in the store
+    matrix: bool = True
 
 
 def _source(name: str, given: object) -> Source:

@@ -55,9 +55,12 @@ class Status:
         """Let whoever shows the run look again: there is more in its folder."""
         self._changed()
 
-    def finish(self, *, complete: bool) -> None:
-        """Note that the run ended by itself; `unfinished` when its time was up."""
-        self._end("finished" if complete else "unfinished", 0, None)
+    def finish(self, *, complete: bool, pruned: str | None = None) -> None:
+        """Note that the run ended by itself; `unfinished` when its time was up, `pruned` why."""
+        if pruned is not None:
+            self._content["reason"] = pruned
+        state = "finished" if complete else "unfinished"
+        self._end(state if pruned is None else "pruned", 0, None)
 
     def fail(self, error: BaseException) -> None:
         """Note why the run ended."""

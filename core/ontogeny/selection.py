@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ontogeny.errors import ConfigError
-from ontogeny.evaluator import sounds_like_a_loss
+from ontogeny.evaluator import less_is_better
 from ontogeny.folders import verify_manifest, write_folder, write_manifest
 from ontogeny.spelling import suggestion
 
@@ -120,6 +120,5 @@ def _without_shared_memory(weights: dict[str, torch.Tensor]) -> dict[str, torch.
 
 
 def _sign(options: Trainer) -> int:
-    metric = cast("str", options.monitor).partition("/")[2]
-    less = sounds_like_a_loss(metric)
+    less = less_is_better(cast("str", options.monitor))
     return {"min": -1, "max": 1, "auto": -1 if less else 1}[options.monitor_mode]

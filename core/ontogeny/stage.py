@@ -81,6 +81,8 @@ class StageContext:
     interruption: Interruption
     announce: Callable[[str], None]  # say a line to the user
     overrides: list[str] = field(default_factory=list)  # keys of this stage that the user set
+    # told of every evaluation in the loop, by step; true: the stage is to end there, unfinished
+    watch: Callable[[int, dict[str, Metrics]], bool] = lambda *_: False
     # take optimiser steps done, all of them, and tokens done, for whoever watches
     steps: Callable[[int, int, float], None] = field(default=lambda *_: None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +15,7 @@ from ontogeny.evaluation import write_metrics
 from ontogeny.evaluator import Metric
 from ontogeny.folders import write_text
 from ontogeny.keys import stage_key
-from ontogeny.kinds import KIND, UNKNOWN, given_kinds, kinds_of_folder
+from ontogeny.kinds import UNKNOWN, given_kinds, kinds_of_folder
 from ontogeny.lineage import begin, command_of, complete
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
@@ -27,7 +27,8 @@ from ontogeny.store import POLL_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ontogeny.configuration import RunConfig, StageConfig
+    from ontogeny.configuration import RunConfig
+    from ontogeny.evaluator import Metrics
     from ontogeny.interruption import Interruption
     from ontogeny.progress import Progress
     from ontogeny.store import Store
@@ -39,22 +40,22 @@ class StageRun:
     def __init__(
         self,
         name: str,
-        config: StageConfig,
-        of_run: RunConfig,
+        run: RunConfig,
         store: Store,
         interruption: Interruption,
         progress: Progress,
         made: Mapping[str, str],
     ) -> None:
         self.name = name
-        self.config = config
-        self.keys = _own_keys(of_run.prefix(name), of_run.overrides)
-        self.links = of_run.store.link
+        self.config = run.stages[name]
+        self.keys = _own_keys(run.prefix(name), run.overrides)
+        self.links = run.store.link
+        self.watch: Callable[[int, dict[str, Metrics]], bool] = lambda *_: False
         self.store = store
         self.interruption = interruption
         self.progress = progress
         self.announce = progress.announce
-        self.command, self.prefix, self.made = command_of(of_run), of_run.prefix(name), made
+        self.command, self.prefix, self.made = command_of(run), run.prefix(name), made
 
     def run(self, folder: Path, status: Status) -> StageResult:
         """Return the stage's result and link its folder into the run's folder."""
@@ -146,8 +147,8 @@ class StageRun:
             command=self.command,
             prefix=self.prefix,
             made=self.made,
+            kind=self._kind(),
         )
-        lineage[KIND] = self._kind()
         for item in fields(self.config):
             value = getattr(self.config, item.name)
             for part in value.values() if isinstance(value, dict) else [value]:
@@ -163,12 +164,9 @@ class StageRun:
             interruption=self.interruption,
             announce=lambda line: self.announce(f"{self.name}: {line}"),
             overrides=self.keys,
+            watch=self.watch,
             steps=self.progress.steps,
         )
-
-    def _tell(self, status: Status, state: str) -> None:
-        self.progress.stage(self.name, state)
-        status.stage(self.name, state)
 
     def _kind(self) -> str | None:
         """Return the kind of checkpoint that the stage leaves, where that is known."""
@@ -176,6 +174,10 @@ class StageRun:
         taken = UNKNOWN if source is None else kinds_of_folder(source, registry())
         kinds = given_kinds(self.config, registry(), taken)
         return min(kinds) if kinds is not None and len(kinds) == 1 else None
+
+    def _tell(self, status: Status, state: str) -> None:
+        self.progress.stage(self.name, state)
+        status.stage(self.name, state)
 
     def _say_waiting(self, key: str) -> None:
         who = self.store.holder("stages", key)
@@ -204,5 +206,5 @@ def _read_result(folder: Path) -> StageResult:
     }
     checkpoint = folder / "checkpoint" if facts["checkpoint"] else None
     advice = Advice(**facts["advice"]) if facts.get("advice") else None
-    samples = read_samples(folder / AFTER)
-    return StageResult(checkpoint, metrics, samples, int(facts["steps"]), advice=advice)
+    shown, steps = read_samples(folder / AFTER), int(facts["steps"])
+    return StageResult(checkpoint, metrics, shown, steps, advice=advice)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["POLL_SECONDS", "Store", "home"]
+WORK, BROKEN = "work", "broken"  # folders of the root beside those of the kinds
+LOCKS, RUNNING, RUNS = "locks", "running", "runs"
 _log = logging.getLogger("ontogeny.store")
 
 
@@ -70,7 +72,7 @@ class Store:
 
         What processes that were killed left half written in it is swept.
         """
-        folder = self._made(self.root / "work" / f"{kind}-{key}")
+        folder = self._made(self.root / WORK / f"{kind}-{key}")
         for place, _, _ in os.walk(folder):
             sweep_stale(Path(place))
         return folder
@@ -116,7 +118,8 @@ class Store:
         Look again with `get` when it is yours: the other one may have published. It is free as
         soon as its holder ends, however that comes (see `ontogeny.lock` for other machines).
         """
-        lock = Lock(self._made(self.root / "locks") / f"{kind}-{key}")
+        self._made(self.root / LOCKS)
+        lock = Lock(self.lock_path(kind, key))
         lock.acquire(waiting)
         try:
             yield lock
@@ -125,14 +128,24 @@ class Store:
 
     def holder(self, kind: str, key: str) -> str:
         """Return who has an entry's lock: host and process, or empty."""
-        return holder(self.root / "locks" / f"{kind}-{key}")
+        return holder(self.lock_path(kind, key))
+
+    def lock_path(self, kind: str, key: str) -> Path:
+        """Return where the lock of an entry lies, without its endings."""
+        return self.root / LOCKS / f"{kind}-{key}"
+
+    def aside(self, folder: Path) -> Path:
+        """Rename a folder of the store to a name that nobody looks for; to be deleted."""
+        aside = self._made(self.root / BROKEN) / f"deleted-{secrets.token_hex(8)}"
+        folder.rename(aside)
+        return aside
 
     @contextmanager
     def running(self, run: Path) -> Iterator[None]:
         """Tell whoever tidies the store that a run is going on, and where its folder lies."""
         name = digest_json(str(run.absolute()))
-        write_text(self._made(self.root / "runs") / name, f"{run.absolute()}\n")
-        lock = Lock(self._made(self.root / "running") / f"{name}-{secrets.token_hex(4)}")
+        write_text(self._made(self.root / RUNS) / name, f"{run.absolute()}\n")
+        lock = Lock(self._made(self.root / RUNNING) / f"{name}-{secrets.token_hex(4)}")
         lock.acquire()
         try:
             yield
@@ -150,7 +163,7 @@ class Store:
 
     def _set_aside(self, entry: Path, damage: str) -> None:
         name = f"{entry.parent.name}-{entry.name}-{secrets.token_hex(4)}"
-        aside = self._made(self.root / "broken") / name
+        aside = self._made(self.root / BROKEN) / name
         with suppress(FileNotFoundError):  # another process may have done it
             entry.rename(aside)
             _log.warning("%s is damaged (%s); moved to %s, it is made anew", entry, damage, aside)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 UNLIMITED = 10_000  # columns, to measure how many a table takes
 
 
-def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> None:
-    """Run a composed config and print what comes of it."""
+def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> RunResult:
+    """Run a composed config and print what comes of it; return it."""
     registry().check()
     console = Console(highlight=False, soft_wrap=True)
     composed = typed(config, overrides)
@@ -42,11 +42,12 @@ def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> No
     console.print(f"report: {Path(folder) / REPORT}", markup=False)
     for name, stage in result.stages.items():
         if not stage.complete:
-            line = f"{name}: time is up after {stage.steps} steps; the same command goes on"
-            console.print(line, markup=False)
+            why = result.pruned or "time is up; the same command goes on"
+            console.print(f"{name}: ended after {stage.steps} steps: {why}", markup=False)
         if stage.checkpoint:
             console.print(f"{name}: checkpoint {_shown_path(folder, name)}", markup=False)
     console.print(f"run: {Path(folder)}", markup=False)
+    return result
 
 
 def _print_whole(console: Console, table: Table) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ontogeny.adapter import Adapter, Bundle
-from ontogeny.annotations import Annotation
+from ontogeny.annotations import Annotation, Recorded
 from ontogeny.companions import Companions, given_model
 from ontogeny.configuration import stable
 from ontogeny.data.corpus import Corpus
@@ -115,6 +115,7 @@ class Training:
         comparison = self._comparison(bundle, evaluation)
         bundle = self._adapt(bundle, rows, fit)
         companions.adapted(bundle, list(self.adapters.values()))
+        seed_everything(self.config.seed, "objective")
         auxiliary = self.objective.auxiliary(bundle)
         if auxiliary is not None:
             auxiliary.to(fit.device)
@@ -206,19 +207,24 @@ class Training:
         self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str
     ) -> None:
         """Let the objective's companion read all rows, where that was not done before."""
-        companion = self.objective.annotator()
-        if companion is None:
+        found = self.objective.annotator()
+        if found is None:
             return
-        companions.require_same_tokens(companion)
+        companion = found.companion if isinstance(found, Recorded) else found
+        if companion is not None:
+            companions.require_same_tokens(companion)
         plugin = self.context.registry.find(self.config.objective)[1].plugin
         code = self.context.registry.code_version(plugin)
         batch_size = self.config.data.batch_size
         annotation = Annotation(self.objective, companion, code, precision, batch_size)
-        is_given = companion.digest == companions.original.digest
+        if isinstance(found, Recorded):
+            annotation.take(rows, found.key, found.folder)
+            return
+        is_given = found.digest == companions.original.digest
 
         def model() -> nn.Module:
-            found = bundle if is_given else companion.load()
-            return cast("nn.Module", found.model)
+            reader = bundle if is_given else found.load()
+            return cast("nn.Module", reader.model)
 
         annotation.add_to(rows, model, self.context.store, self.context.announce)
 
@@ -342,7 +348,10 @@ class Training:
             }
             for s in sources
         ]
-        return {**self.context.lineage, "steps": steps, "data": data}
+        changes = {name: adapter.record() for name, adapter in self.adapters.items()}
+        changes = {name: change for name, change in changes.items() if change}
+        more = {"changes": changes} if changes else {}
+        return {**self.context.lineage, "steps": steps, "data": data, **more}
 
 
 def _percentages(shares: Mapping[str, float]) -> str:

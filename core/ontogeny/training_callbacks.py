@@ -84,6 +84,10 @@ class SaveAndStop(L.Callback):
         if signalled or late:
             trainer.should_stop = True
 
+    def stop(self) -> None:
+        """End the fit at the next step border, as if its time were up."""
+        self._max_seconds = 0.0
+
     def save(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Write a training state of the current step, then forget all but two."""
         self._buffer.flush()

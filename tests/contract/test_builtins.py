@@ -9,6 +9,7 @@ from ontogeny.plugins import Plugin, registry
 from ontogeny.testing import (
     check_adapter,
     check_evaluator,
+    check_exporter,
     check_head,
     check_objective,
     check_plugin,
@@ -22,6 +23,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "adapter": check_adapter,
     "evaluator": check_evaluator,
     "reward": check_reward,
+    "exporter": check_exporter,
 }
 QUICK = ["stage.sample_tokens=0"]
 BERT = {
@@ -43,6 +45,8 @@ T5 = {
 TINY_T5 = [f"model.config.{name}={value}" for name, value in T5.items()]
 ANSWERED = sample_rows([("prompt", "completion")])
 QUESTIONS = [{**row, "answer": 0} for row in sample_rows([("question", "choices")])]
+CUT = ["adapter=[cut]", "adapter.cut.layers=[0]"]  # out of a teacher
+WRITING = [*CUT, "objective.max_tokens=6"]
 STRIDES = ["objective.stride=8", "evaluator.span_qa.stride=8"]
 ROLLOUTS = [
     *QUICK,
@@ -50,25 +54,42 @@ ROLLOUTS = [
     "objective.max_tokens=6",
     "trainer.max_steps=3",
 ]
-# Needs a reward model: tests/plugins/reinforcement checks its contract with one.
-# Needs an optional package: tests/plugins/lm_eval checks its contract where that is installed.
-ELSEWHERE = {("evaluator", "lm_eval"), ("reward", "checkpoint")}
+# Need an optional package, another checkpoint, a teacher, a reward model, or a tokenizer or adapter
+# that the format can hold: the tests of their plugins check their contracts with those.
+ELSEWHERE = {
+    ("evaluator", "lm_eval"),
+    ("evaluator", "win_rate"),
+    ("exporter", "gguf"),
+    ("exporter", "onnx"),
+    ("exporter", "peft"),
+    ("objective", "cross_tokenizer"),
+    ("objective", "masked_distillation"),
+    ("reward", "checkpoint"),
+}
 COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("adapter", "adalora", {}),
     ("adapter", "block_expansion", {"overrides": ["adapter.block_expansion.every=1"]}),
+    ("adapter", "cut", {"stage": "distillation", "overrides": [*QUICK, *CUT]}),
     ("adapter", "freeze", {"overrides": ["adapter.freeze.first_blocks=1"]}),
     ("adapter", "full", {}),
     ("adapter", "lora", {}),
+    ("adapter", "magnitude", {}),
     ("adapter", "peft", {"overrides": ["adapter=[peft]", "adapter.peft.method=vera"]}),
+    ("adapter", "quantization", {}),
+    ("adapter", "trimming", {}),
     ("adapter", "vocabulary", {}),
+    ("adapter", "wanda", {}),
     ("objective", "bradley_terry", {"stage": "reward_modeling"}),
     ("objective", "classification", {"stage": "finetuning"}),
     ("objective", "clm", {"overrides": QUICK}),
     ("objective", "contrastive", {"stage": "finetuning_embedding"}),
     ("objective", "cpo", {"stage": "preference", "overrides": QUICK}),
+    ("objective", "distillation", {"stage": "distillation", "overrides": [*QUICK, *CUT]}),
     ("objective", "dpo", {"stage": "preference", "overrides": QUICK}),
     ("objective", "grpo", {"stage": "reinforcement", "overrides": ROLLOUTS}),
+    ("objective", "gkd", {"stage": "distillation_on_policy", "overrides": [*QUICK, *WRITING]}),
     ("objective", "kto", {"stage": "preference", "overrides": [*QUICK, "evaluator=[]"]}),
+    ("objective", "minillm", {"stage": "distillation_on_policy", "overrides": [*QUICK, *WRITING]}),
     ("objective", "mlm", {"stage": "pretraining_mlm", "overrides": [*QUICK, *TINY_BERT]}),
     ("objective", "multiple_choice", {"stage": "finetuning_choice"}),
     ("objective", "orpo", {"stage": "preference", "overrides": QUICK}),
@@ -108,6 +129,8 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("evaluator", "safety", {"overrides": ["evaluator.safety.max_tokens=4"]}),
     ("evaluator", "span_qa", {"stage": "finetuning_qa", "overrides": STRIDES}),
     ("evaluator", "tagging", {"stage": "finetuning_tagging"}),
+    ("exporter", "program", {}),
+    ("exporter", "safetensors", {}),
     ("reward", "exact", {"rows": [{"prompt": "2 + 2 is", "answer": "4"}]}),
     ("reward", "length", {}),
     ("reward", "pattern", {"overrides": ["reward=[pattern]", "reward.pattern.pattern=o"]}),

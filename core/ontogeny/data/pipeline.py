@@ -30,6 +30,7 @@ from ontogeny.options import Data, Source, column_names
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.annotations import Annotations
     from ontogeny.objective import Example, Objective, Row
     from ontogeny.store import Store
 
@@ -201,7 +202,7 @@ class SourceRows:
     def __init__(self, source: PreparedSource, rows: TrainingRows) -> None:
         self.source = source
         self.capacity = rows.capacity
-        self.annotations: Examples | None = None  # more columns of each row
+        self.annotations: Annotations | None = None  # more columns of each row
         self._cutting = rows.long_examples
         lengths = source.examples.sizes()
         if not source.examples.has_tokens:  # such as pairs: the objective limits their length
