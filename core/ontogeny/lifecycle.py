@@ -25,7 +25,7 @@ from ontogeny.progress import Progress
 from ontogeny.pruning import Pruning
 from ontogeny.ranks import is_first_rank
 from ontogeny.report.page import Page
-from ontogeny.run_folder import Status
+from ontogeny.run_folder import LEFT_OUT, Status
 from ontogeny.stage_run import StageRun
 from ontogeny.store import Store, home
 
@@ -129,8 +129,8 @@ class _Chain:
 
     def _leave_out(self, name: str, reason: str, status: Status) -> None:
         self.result.left_out[name] = reason
-        status.stage(name, "left out")
-        self.progress.stage(name, "left out")
+        status.stage(name, LEFT_OUT)
+        self.progress.stage(name, LEFT_OUT)
         self.progress.announce(f"{name}: left out: {reason}")
 
     def _runs(self, leave_out: Callable[[str, str], None]) -> Iterator[StageRun]:

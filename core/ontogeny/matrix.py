@@ -42,7 +42,9 @@ class Cell:
 
     def as_dict(self) -> dict[str, object]:
         """Return the form that stands in matrix.json."""
-        metrics = {name: _form(name, metric) for name, metric in self.metrics.items()}
+        metrics = {
+            name: _form(f"{self.evaluator}/{name}", metric) for name, metric in self.metrics.items()
+        }
         head = {"checkpoint": self.checkpoint, "stage": self.stage, "evaluator": self.evaluator}
         return {**head, "metrics": metrics} if self.metrics else {**head, "reason": self.reason}
 
@@ -163,7 +165,8 @@ class _Session:
             raise
         except OntogenyError as error:  # it would be the same the next time
             return {"reason": str(error)}
-        return {"metrics": {name: _form(name, metric) for name, metric in metrics.items()}}
+        form = {name: _form(f"{evaluator}/{name}", metric) for name, metric in metrics.items()}
+        return {"metrics": form}
 
 
 def _fill(cell: Cell, entry: Path) -> None:
@@ -191,7 +194,7 @@ def summary(cells: Sequence[Cell], line: Sequence[str]) -> Iterator[dict[str, ob
         own = metrics.get(stage)
         last = metrics.get(line[-1])
         found = next(iter(metrics.values()))
-        sign = -1.0 if _form(name, found)["less_is_better"] else 1.0
+        sign = -1.0 if _form(f"{evaluator}/{name}", found)["less_is_better"] else 1.0
         row: dict[str, object] = {"stage": stage, "evaluator": evaluator, "metric": name}
         row |= {"unit": found.unit, "less_is_better": sign < 0}
         at = line.index(stage) if stage in line else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -138,6 +140,21 @@ def _quantised(
         )
         raise ConfigError(msg)
     return {} if name is None else {"quantization_config": quantization_config(name, config)}
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep transformers' table of new and superfluous weights off the screen."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_report)  # a higher level would make it log other things
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def new_weights(model: nn.Module) -> frozenset[str]:

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ontogeny.run_folder import LEFT_OUT
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -26,7 +28,7 @@ MARKS = {
     "cached": ("✓", "green"),
     "finished": ("✓", "green"),
     "unfinished": ("…", "yellow"),
-    "left out": ("–", "dim"),
+    LEFT_OUT: ("–", "dim"),
 }
 
 

@@ -12,7 +12,7 @@ from ontogeny.companions import Companions
 from ontogeny.errors import CheckpointError
 from ontogeny.evaluation import Evaluation
 from ontogeny.evaluator import EvaluationData
-from ontogeny.models import new_weights
+from ontogeny.models import new_weights, without_load_report
 from ontogeny.options import Model
 from ontogeny.plugins import registry
 from ontogeny.precision import resolve_precision
@@ -71,7 +71,8 @@ class Remeasurement:
         tokenizer = load_tokenizer("model.source", str(checkpoint))
         head = cast("Head", registry().build(self.config.head))
         options = replace(Model(), source=str(checkpoint), attention=self.config.model.attention)
-        model = head.load(options, tokenizer).eval()
+        with without_load_report():
+            model = head.load(options, tokenizer).eval()
         if new := sorted(new_weights(model)):
             name = registry().find(self.config.head)[1].component.name
             msg = f"it has no head {name}: {len(new)} weights are missing, such as {new[0]}"

@@ -147,10 +147,12 @@ def _make(key: str, known: Json, written: Script, places: dict[str, str]) -> str
                 source = _make(str(given["key"]), known, written, places)
                 replaced[f"{each['command']['prefix']}{option}"] = source
     run = f"{command['folder']}/{TARGET}/{key[:12]}"
-    overrides = [item for item in command["overrides"] if _key(item) not in replaced]
+    last = [f"stop_after={lineage['stage']}"] if _later(lineage) else []
+    own = {*replaced, "stop_after"} if last else {*replaced}
+    overrides = [item for item in command["overrides"] if _key(item) not in own]
     overrides += [f"{option}={_value(source)}" for option, source in replaced.items()]
-    overrides += [f"~stages.{name}" for name in _later(lineage)]
-    written.commands.append(command_line(command, [*overrides, f"hydra.run.dir={_value(run)}"]))
+    overrides += [*last, f"hydra.run.dir={_value(run)}"]
+    written.commands.append(command_line(command, overrides))
     places[key] = f"{run}/stages/{lineage['stage']}/checkpoint"
     return places[key]
 

@@ -18,6 +18,7 @@ from ontogeny.folders import write_folder, write_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+LEFT_OUT = "left out"  # the state of a stage that was not run
 TRAINING_STATES = "training_states"  # in the folder of a stage while it is unfinished
 
 

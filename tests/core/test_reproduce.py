@@ -48,7 +48,7 @@ def test_a_stage_of_a_lifecycle_is_made_again_by_one_command(
     lines = cli("reproduce-run", str(made)).out.splitlines()
     assert digest(made) in lines[1]
     assert len(lines) == 3  # two comments and a command
-    assert ("~stages.second" in lines[2]) == (stage == "first")  # what comes later is left out
+    assert ("stop_after=first" in lines[2]) == (stage == "first")  # what comes later is left out
     monkeypatch.setenv("ONTOGENY_HOME", str(home / "empty"))
     carry_out(lines, cli, monkeypatch)
     again = place_of(lines)

@@ -27,6 +27,7 @@ from ontogeny.report.headlines import headlines
 from ontogeny.report.matrix_table import matrix_table
 from ontogeny.report.section import Section
 from ontogeny.reproduce import command_line, script
+from ontogeny.run_folder import LEFT_OUT
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -77,7 +78,7 @@ def rewrite(folder: str) -> Path:
 def render(folder: Path) -> str:
     """Return the page of a run's folder, as HTML that needs no other file."""
     run = RunFacts(folder)
-    stages = [each for each in run.stages if each.state != "waiting"]
+    stages = [each for each in run.stages if each.state not in {"waiting", LEFT_OUT}]
     matrix = matrix_table(run.matrix)
     shown = [_stage(stage) for stage in stages]
     parts = [("lineage", "Lineage")] + [("matrix", "Stage × suite")] * bool(matrix)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +13,7 @@ from transformers import (
 )
 
 from ontogeny.errors import CheckpointError, ConfigError
-from ontogeny.models import architecture, load_pretrained, random_weights
+from ontogeny.models import architecture, load_pretrained, random_weights, without_load_report
 from ontogeny_plugins.heads.attached import SETTINGS, Attached, attached_class
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ class TaskClasses:
         before = label_names(config)
         kind = self._class(config)
         renamed = _renamed_body(kind, self.attached, config)
-        with _without_report():
+        with without_load_report():
             model, info = cast("Any", kind).from_pretrained(
                 weights,
                 config=config,
@@ -230,21 +228,6 @@ def renew(model: PreTrainedModel) -> None:
             for parameter in module.parameters(recurse=False):
                 cast("Any", parameter)._is_hf_initialized = False  # noqa: SLF001  else left alone
             cast("Any", model)._init_weights(module)  # noqa: SLF001
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers' table of new and superfluous weights off the screen: see the preflight."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_no_report)  # a higher level would make it log other things
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_no_report)
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
 
 
 def _renamed_body(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.core.conftest import Finished
 from tests.core.report.browser import Browser, browser, chromium
+
+from ontogeny import Section
+from ontogeny.report import page
 
 SCREENS = [(390, False), (390, True), (1280, False), (1280, True)]
 # Contrast of letters to what is behind them, as WCAG 2 counts it; the least of all elements.
@@ -66,6 +70,19 @@ def test_letters_can_be_read_on_what_is_behind_them(
     window.open(chain_run.folder / "report.html", width=390, dark=dark)
     ratio, where = window.value(CONTRAST)
     assert ratio >= 4.5, where  # WCAG 2.2, level AA
+
+
+def test_long_words_do_not_make_the_page_wider_than_a_phone(
+    window: Browser, tmp_path: Path, chain_run: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "a" * 300
+    section = Section(
+        word, f"{word}\n\n{word}", columns=[word], rows=[[word]], curves={word: [(0, 1)]}
+    )
+    monkeypatch.setattr(page, "_plugin_sections", lambda _: iter([section]))
+    (tmp_path / "long.html").write_text(page.render(chain_run.folder))
+    window.open(tmp_path / "long.html", width=390, dark=False)
+    assert window.value("document.documentElement.scrollWidth") <= 390
 
 
 def test_light_and_dark_are_two_pictures(window: Browser, chain_run: Finished) -> None:

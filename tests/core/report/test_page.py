@@ -114,7 +114,10 @@ def test_after_a_failure_it_shows_what_was_done_and_why_it_ended(
     assert ended.code == 2
     shown = outline((run / "report.html").read_text())
     text = " ".join(shown.text.split())
-    assert "Why it ended: data.max_length is 100, longer than the context of the model" in text
+    assert (
+        "Why it ended: stages.second.data.max_length is 100, longer than the context of the model"
+        in text
+    )
     assert "stage-first" in shown.ids
     assert "second failed" in text
     assert "gradient_norm" in text  # the curves of the stage that was done
