@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ontogeny.component import GROUPS
-from ontogeny.configuration import StageConfig, register, wrong_value
+from ontogeny.configuration import RUN_KEYS, StageConfig, register, wrong_value
 from ontogeny.errors import ConfigError
 from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
@@ -115,7 +115,7 @@ def _in_stage(item: str, own: set[str]) -> str:
 
 def _aliases(overrides: Sequence[str]) -> set[str]:
     """Return the names of the root stage, if an override begins with what may be one."""
-    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages"}
+    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages", *RUN_KEYS}
     heads = {found[2] for item in overrides if (found := _ALIAS.match(item))} - keys
     if not heads:
         return set()
@@ -178,6 +178,15 @@ def _refuse_flags(message: str) -> NoReturn:
 def job_overrides() -> list[str]:
     """Return the overrides of the current Hydra job."""
     return list(HydraConfig.get().overrides.task)
+
+
+def job_flags() -> list[str]:
+    """Return the flags of the current Hydra job that decide what is composed."""
+    job = HydraConfig.get()
+    given = [each for each in job.runtime.config_sources if each.provider == "command-line"]
+    flags = [f"--config-dir={each.path}" for each in given if each.schema == "file"]
+    named = str(job.job.config_name)
+    return flags if named == CONFIG_NAME else [*flags, f"--config-name={named}"]
 
 
 def job_folder() -> str:

@@ -53,6 +53,9 @@ class Adapter(ABC):
     # its outputs may be off then, relative to the largest: 0 means bit for bit. Options may decide.
     keeps_function: bool = True
     tolerance: float = 0.0
+    # How far `settle` may move the outputs, relative to the largest: weights that are rounded to
+    # few bits cannot be exactly what was trained.
+    settle_tolerance: float = 1e-4
 
     def extend(self, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer for the data; a changed one must be a copy."""

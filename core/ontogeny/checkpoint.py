@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.evaluator import Metrics
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
 LINEAGE = "lineage.json"
@@ -34,9 +35,28 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
         if bundle.model.can_generate() and not (unfinished / GENERATION).exists():
             bundle.model.generation_config.save_pretrained(unfinished)  # beside an adapter, too
         save_tokenizer(bundle.tokenizer, unfinished)
-        write_text(unfinished / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
-        write_text(unfinished / CARD, _card(lineage))
+        write_lineage(unfinished, lineage)
     return folder
+
+
+def write_lineage(folder: Path, lineage: Mapping[str, object]) -> None:
+    """Write lineage.json, and the model card made from it, into a checkpoint's folder.
+
+    `figures` in the lineage, as `figures_of` makes them, are what the stage has measured beside
+    its metrics.
+    """
+    from ontogeny.card import model_card  # noqa: PLC0415  imports huggingface_hub
+
+    write_text(folder / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
+    write_text(folder / CARD, model_card(lineage, folder))
+
+
+def figures_of(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, object]]:
+    """Return metrics in the form in which lineage and card have them: by heading, by name."""
+    return {
+        heading: {name: metric.as_dict() for name, metric in found.items()}
+        for heading, found in metrics.items()
+    }
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -52,6 +72,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if tokenizer.chat_template:
         config["chat_template"] = tokenizer.chat_template
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def checkpoint_of(folder: str) -> Path:
+    """Return a checkpoint's folder: the given one, or the one in the folder of a stage."""
+    inside = Path(folder) / "checkpoint"
+    return inside if (inside / "config.json").exists() else Path(folder)
 
 
 def read_lineage(folder: Path) -> dict[str, object]:
@@ -85,12 +111,16 @@ def checkpoint_digest(key: str, source: str) -> str:
         what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
         msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
         raise CheckpointError(msg)
-    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    beside = {LINEAGE, CARD, "MANIFEST.json"}
+    if is_adapter_folder(source) and key != "tokenizer.source":
+        base = base_of_adapter(key, source)
+        own = {**read_object(folder / ADAPTER), "base_model_name_or_path": None}  # is elsewhere
+        digest = digest_folder(folder, ignore={*beside, ADAPTER})
+        parts = {"adapter": digest, "config": own, "base": checkpoint_digest(key, base)}
+        return digest_json(parts)
+    digest = digest_folder(folder, ignore=beside)
     if key == "tokenizer.source":
         return digest
-    if is_adapter_folder(source):
-        base = base_of_adapter(key, source)
-        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base)})
     if not (folder / "config.json").exists():
         msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)
@@ -121,24 +151,3 @@ def base_of_adapter(key: str, source: str) -> str:
     if what is not None:
         raise CheckpointError(f"{key} is {source!r}, {what}")
     return cast("str", base)
-
-
-def _card(lineage: Mapping[str, object]) -> str:
-    """Return a model card with the facts of the lineage."""
-    data = cast("list[dict[str, object]]", lineage.get("data", []))
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [ontogeny]",
-        "---",
-        f"# {lineage.get('stage', 'checkpoint')}",
-        "",
-        f"Made by the stage `{lineage.get('stage')}` of Ontogeny.",
-        "`lineage.json` beside this file holds its whole configuration.",
-        "",
-        f"- parent: {lineage.get('parent') or 'none (random weights)'}",
-        f"- steps: {lineage.get('steps')}",
-        *(f"- data: {source.get('path')} ({source.get('rows')} rows)" for source in data),
-        "",
-    ]
-    return "\n".join(lines)

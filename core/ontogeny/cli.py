@@ -108,10 +108,40 @@ def _show(arguments: list[str]) -> None:
     print(show(arguments[0]))  # noqa: T201
 
 
+def _reproduce(arguments: list[str]) -> None:
+    from ontogeny.reproduce import reproduce  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        msg = "usage: ontogeny reproduce-run CHECKPOINT"
+        raise ConfigError(msg)
+    print(reproduce(arguments[0]))  # noqa: T201
+
+
+def _report(arguments: list[str]) -> None:
+    from ontogeny.report.page import rewrite  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        msg = "usage: ontogeny report RUN, a folder as outputs/2026-01-31/12-00-00-1a2b"
+        raise ConfigError(msg)
+    print(rewrite(arguments[0]))  # noqa: T201
+
+
 def _show_mask(arguments: list[str]) -> None:
     from ontogeny.show_mask import show_mask  # noqa: PLC0415
 
     show_mask(arguments)
+
+
+def _chat(arguments: list[str]) -> None:
+    from ontogeny.terminal_chat import chat  # noqa: PLC0415
+
+    chat(arguments)
+
+
+def _serve(arguments: list[str]) -> None:
+    from ontogeny.serving import serve  # noqa: PLC0415
+
+    serve(arguments)
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -119,6 +149,10 @@ SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "explain": _explain,
     "show": _show,
     "show-mask": _show_mask,
+    "reproduce-run": _reproduce,
+    "report": _report,
+    "chat": _chat,
+    "serve": _serve,
 }
 
 

@@ -13,7 +13,7 @@ from ontogeny.errors import PluginError
 
 hookimpl = pluggy.HookimplMarker("ontogeny")
 
-Kind = Literal["stage", "objective", "head", "adapter", "evaluator", "reward"]
+Kind = Literal["stage", "objective", "head", "adapter", "evaluator", "reward", "exporter"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # The config group that holds the options of each kind. A stage's name in the group `stage` is a
@@ -25,16 +25,17 @@ GROUPS: dict[Kind, str] = {
     "adapter": "adapter",
     "evaluator": "evaluator",
     "reward": "reward",
+    "exporter": "exporter",
 }
 # Lists on the command line, dictionaries in the config: adapter=[a,b] -> adapter.a.*, adapter.b.*
-LIST_KINDS: frozenset[Kind] = frozenset({"adapter", "evaluator", "reward"})
+LIST_KINDS: frozenset[Kind] = frozenset({"adapter", "evaluator", "reward", "exporter"})
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
 
 
 @dataclass(frozen=True)
 class Component:
-    """One stage, objective, head, adapter, evaluator or reward.
+    """One stage, objective, head, adapter, evaluator, reward or exporter.
 
     `config` is a dataclass whose fields are the options with their defaults; `implementation` is
     `"package.module:Class"` and is imported only when a run needs it. The class is built as

@@ -33,9 +33,11 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"base": options.Schedule},
     "forgetting": {"base": options.Forgetting},
     "trainer": {"base": options.Trainer},
+    "report": {"base": options.Report},
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
+RUN_KEYS = ("report",)  # of the run, beside those of its stages
 
 
 @dataclass
@@ -51,6 +53,7 @@ class StageConfig:
     head: object | None = None
     adapter: dict[str, object] = field(default_factory=dict)
     evaluator: dict[str, object] = field(default_factory=dict)
+    exporter: dict[str, object] = field(default_factory=dict)
     reward: dict[str, object] = field(default_factory=dict)
     optimizer: object = field(default_factory=options.AdamW)
     scheduler: object = field(default_factory=options.Schedule)
@@ -70,6 +73,13 @@ class RunConfig:
 
     stages: dict[str, StageConfig]
     overrides: list[str]
+    report: options.Report = field(default_factory=options.Report)
+    flags: list[str] = field(default_factory=list)  # of Hydra, which decide what is composed
+    is_lifecycle: bool = False  # the keys of a stage begin with `stages.<name>.`
+
+    def prefix(self, stage: str) -> str:
+        """Return what stands before the keys of a stage in overrides."""
+        return f"stages.{stage}." if self.is_lifecycle else ""
 
 
 def register(registry: Registry) -> None:
@@ -116,17 +126,18 @@ def typed(config: DictConfig, overrides: list[str]) -> RunConfig:
     except OmegaConfBaseException as error:
         raise _missing_or_wrong(error) from error
     root = cast("dict[str, object]", container)
+    own = {key: root.pop(key) for key in RUN_KEYS if root.get(key) is not None}
     if not root.get("stages"):
         root.pop("stages", None)
         stage = _stage("", root)
-        return RunConfig({_own_name(stage): stage}, overrides)
+        return RunConfig({_own_name(stage): stage}, overrides, **own)  # type: ignore[arg-type]
     stages = cast("dict[str, dict[str, object]]", root["stages"])
     extra = [key for key in root if key != "stages"]
     if extra:
         msg = f"{extra[0]} stands beside stages; set it in a stage, as stages.<name>.{extra[0]}"
         raise ConfigError(msg)
     named = {name: _stage(f"stages.{name}.", body) for name, body in stages.items()}
-    return RunConfig(named, overrides)
+    return RunConfig(named, overrides, **own, is_lifecycle=True)  # type: ignore[arg-type]
 
 
 def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:

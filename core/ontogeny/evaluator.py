@@ -45,7 +45,15 @@ class Metric:
 
 
 Metrics = dict[str, Metric]
+# Of these, less is better; of all others, more, unless the metric itself or trainer.monitor_mode
+# says otherwise.
+LESS_IS_BETTER = ("bits_per_byte", "perplexity", "nats", "loss", "error", "rmse", "mae", "false_")
 SHOWN = 30  # metrics of one evaluator that a screen has room for
+
+
+def sounds_like_a_loss(name: str) -> bool:
+    """Say whether less of a metric is better, by its name."""
+    return any(word in name for word in LESS_IS_BETTER)
 
 
 def on_screen(metrics: Metrics) -> Metrics:

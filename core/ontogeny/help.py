@@ -22,7 +22,11 @@ ontogeny takes a language model through its life, one stage or a whole lifecycle
   ontogeny explain objective=clm | data.max_length     what an option does, and its default
   ontogeny plugins                                     what is installed, and from where
   ontogeny show CHECKPOINT                             what a checkpoint is and where it comes from
+  ontogeny reproduce-run CHECKPOINT                    the commands that make it again
+  ontogeny report RUN                                  write a run's report.html anew
   ontogeny show-mask [rows=3] [overrides]              rows of a training and what they train
+  ontogeny chat CHECKPOINT [system='...'] [max_tokens=512]  talk with a checkpoint
+  ontogeny serve CHECKPOINT [port=8000]                an OpenAI-compatible server
 
 Options are Hydra overrides: group=option chooses, key.of.option=value sets, a,b with -m sweeps.
 Shell completion: eval "$(ontogeny -sc install=bash)"; more of Hydra's flags: ontogeny --hydra-help

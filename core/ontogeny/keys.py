@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import platform
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -39,8 +40,37 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
             "order": {"adapter": list(config.adapter), "sources": list(config.data.sources)},
             **({"files": files} if files else {}),
             "inputs": inputs,
-            "data": _data_digests(config, store),
+            "data": data_digests(config, store),
             "code": _code_versions(config, registry),
+        }
+    )
+
+
+def measurement_key(
+    config: StageConfig, evaluator: str, checkpoint: str, registry: Registry, store: Store
+) -> str:
+    """Return the key of what an evaluator of a stage measures of a checkpoint, given its digest.
+
+    How the stage trains is no part of it.
+    """
+    options = cast("dict[str, dict[str, object]]", stable(config))
+    for name in ("path", "sources", "example", *COMPARED):
+        options["data"].pop(name)
+    cast("dict[str, object]", options["data"]["validation"]).pop("path")
+    own = replace(config, stage=None, objective=None, adapter={})
+    own.evaluator = {evaluator: config.evaluator[evaluator]}
+    stage = registry.find(config.stage)[1]
+    return digest_json(
+        {
+            "checkpoint": checkpoint,
+            "inputs": {key: checkpoint_digest(key, source) for key, source in checkpoints_of(own)},
+            "evaluator": stable(own.evaluator),
+            "head": options["head"],
+            "rows": [stage.component.name, type(config.objective).__qualname__, options["data"]],
+            "data": data_digests(config, store),
+            "files": _file_digests(own, store),
+            "numbers": [config.seed, config.precision],
+            "code": [*_code_versions(own, registry), registry.code_version(stage.plugin)],
         }
     )
 
@@ -48,7 +78,7 @@ def stage_key(config: StageConfig, registry: Registry, store: Store) -> str:
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that a run stands on, for lineage and status files."""
     names = ("ontogeny", "torch", "lightning", "transformers", "tokenizers", "hydra-core", "numpy")
-    return {name: _version(name) for name in names}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
 def _version(name: str) -> str:
@@ -58,12 +88,38 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+def component_versions(config: StageConfig, registry: Registry) -> dict[str, str]:
+    """Return the package and version that each component of a stage comes from, by its key."""
+    found = {}
+    for key, options in _components(config).items():
+        registered = registry.find(options)[1]
+        found[key] = f"{registered.component.name} ({registered.plugin.where})"
+    return found
+
+
+def checkpoints_of(config: StageConfig) -> Iterator[tuple[str, str]]:
+    """Yield the checkpoints that a stage is given, with the options that name them."""
+    for group in ("model", "tokenizer", "teacher"):
+        if (source := getattr(config, group).source) is not None:
+            yield f"{group}.source", str(source)
+    yield from _own_checkpoints(config)
+
+
+def _own_checkpoints(config: StageConfig) -> Iterator[tuple[str, str]]:
+    """Yield the checkpoints that components' own options name, with the options."""
+    for key, value in _named_by(config, "checkpoint"):
+        several = value if isinstance(value, dict) else {"": value}
+        for name, source in several.items():
+            yield f"{key}.{name}".rstrip("."), str(source)
+
+
 def _take_digest(group: str, options: dict[str, object]) -> str | None:
     source = options.pop("source")
     return None if source is None else checkpoint_digest(f"{group}.source", str(source))
 
 
-def _data_digests(config: StageConfig, store: Store) -> dict[str, object]:
+def data_digests(config: StageConfig, store: Store) -> dict[str, object]:
+    """Return the digests of the texts that a stage reads, by the name of the source."""
     data = config.data
     cache = DigestCache(store.root / "digests")
     digests: dict[str, object] = {}
@@ -93,11 +149,7 @@ def _file_digests(config: StageConfig, store: Store) -> list[str]:
 
 def _checkpoint_digests(config: StageConfig) -> list[str]:
     """Return the digests of the checkpoints that components' own options name."""
-    return [
-        checkpoint_digest(key, str(source))
-        for key, value in _named_by(config, "checkpoint")
-        for source in (value.values() if isinstance(value, dict) else [value])
-    ]
+    return [checkpoint_digest(key, source) for key, source in _own_checkpoints(config)]
 
 
 def _named_by(config: StageConfig, mark: str) -> Iterator[tuple[str, object]]:
@@ -114,6 +166,7 @@ def _components(config: StageConfig) -> dict[str, object]:
     parts = {"stage": config.stage, "objective": config.objective, "head": config.head}
     parts |= {f"adapter.{name}": options for name, options in config.adapter.items()}
     parts |= {f"evaluator.{name}": options for name, options in config.evaluator.items()}
+    parts |= {f"exporter.{name}": options for name, options in config.exporter.items()}
     parts |= {f"reward.{name}": options for name, options in config.reward.items()}
     return {key: options for key, options in parts.items() if options is not None}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,9 +30,17 @@ LONGEST_REASON = 300  # characters of what a library says
 _NEW = "_new_weights"  # attribute of a model: names of what its checkpoint did not hold
 
 
-def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> PreTrainedModel:
+def load_pretrained(
+    auto: type,
+    model: Model,
+    changes: Mapping[str, object],
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    key: str = "model.source",
+) -> PreTrainedModel:
     """Load `model.source` with float32 master weights, in train mode.
 
+    `dtype="auto"` keeps the numbers that are stored; `key` is what names the source, for messages.
     An adapter beside its base is merged into it; weights in few bits (`model.quantization`) come
     frozen. `changes` are config values that the head needs; those that the config does not have
     are left out. Raises CheckpointError when the folder or Hub name cannot be opened with `auto`,
@@ -39,8 +48,8 @@ def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> 
     """
     disable_progress_bar()  # of transformers, one for each file
     source = str(model.source)
-    adapter = AdapterFolder("model.source", source) if is_adapter_folder(source) else None
-    loaded, missing = _open(auto, model, changes, adapter)
+    adapter = AdapterFolder(key, source) if is_adapter_folder(source) else None
+    loaded, missing = _open(auto, model, changes, adapter, dtype, key)
     if adapter is not None:
         loaded, missing = adapter.merge_into(loaded), missing - adapter.names()
     vars(loaded)[_NEW] = frozenset(missing)
@@ -51,11 +60,16 @@ def load_pretrained(auto: type, model: Model, changes: Mapping[str, object]) -> 
 
 
 def _open(
-    auto: type, model: Model, changes: Mapping[str, object], adapter: AdapterFolder | None
+    auto: type,
+    model: Model,
+    changes: Mapping[str, object],
+    adapter: AdapterFolder | None,
+    dtype: torch.dtype | str,
+    key: str,
 ) -> tuple[PreTrainedModel, set[str]]:
     """Return the model, or the base of the adapter, and the names of weights that it lacks."""
     source = str(model.source)
-    weights, named = source, f"model.source is {source!r}"
+    weights, named = source, f"{key} is {source!r}"
     if adapter is not None:
         weights = adapter.base
         named += f", an adapter on {weights!r}"
@@ -66,7 +80,7 @@ def _open(
         loaded, info = auto.from_pretrained(  # type: ignore[attr-defined]
             weights,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation=_attention(model),
             output_loading_info=True,
             **_quantised(model, config, adapter),
@@ -80,6 +94,25 @@ def _open(
         raise CheckpointError(f"{named}, which {what}: {reason}") from error
     _require_body(weights, loaded, info["missing_keys"])
     return loaded, set(info["missing_keys"])
+
+
+def writing_config(key: str, source: str) -> PreTrainedConfig:
+    """Return the config of a checkpoint that writes text; raise CheckpointError for another."""
+    adapter = AdapterFolder(key, source) if is_adapter_folder(source) else None
+    try:
+        config = AutoConfig.from_pretrained(source) if adapter is None else adapter.config()
+    except OntogenyError:
+        raise
+    except Exception as error:  # the kinds differ between what is damaged
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        msg = f"{key} is {source!r}, which holds no config that can be read: {reason}"
+        raise CheckpointError(msg) from error
+    for name in config.architectures or ():
+        kind = getattr(transformers, name, None)
+        if kind is not None and not kind.can_generate():
+            msg = f"{key} is {source!r}, which holds a {name}: it writes no text"
+            raise CheckpointError(msg)
+    return cast("PreTrainedConfig", config)
 
 
 def _require_family(named: str, auto: type, config: PreTrainedConfig) -> None:

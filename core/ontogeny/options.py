@@ -276,6 +276,15 @@ class Trainer:
             raise ConfigError(msg)
 
 
+@dataclass
+class Report:
+    """What a run's `report.html` is made of; nothing here changes a stage."""
+
+    # measure every checkpoint with what other stages of the lifecycle are measured by; the numbers
+    # are kept in the store
+    matrix: bool = True
+
+
 def _source(name: str, given: object) -> Source:
     """Return the options of one source; a typed node would not take new names from overrides."""
     if isinstance(given, Source):

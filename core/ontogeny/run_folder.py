@@ -14,7 +14,7 @@ from ontogeny.errors import OntogenyError
 from ontogeny.folders import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TRAINING_STATES = "training_states"  # in the folder of a stage while it is unfinished
 
@@ -22,14 +22,22 @@ TRAINING_STATES = "training_states"  # in the folder of a stage while it is unfi
 class Status:
     """`status.json`: state, exit reason, times, versions and command line of a run."""
 
-    def __init__(self, folder: Path, versions: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        versions: Mapping[str, str],
+        command: Mapping[str, object],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._file = folder / "status.json"
+        self._changed = changed
         self._content: dict[str, object] = {
             "state": "running",
             "command": sys.argv,
             "pid": os.getpid(),
             "started": _now(),
             "versions": dict(versions),
+            "run": dict(command),
             "stages": {},
         }
         self._write()
@@ -38,6 +46,10 @@ class Status:
         """Note that a stage is running, cached, finished or unfinished."""
         self._content["stages"] = {**self._stages(), name: state}
         self._write()
+
+    def refresh(self) -> None:
+        """Let whoever shows the run look again: there is more in its folder."""
+        self._changed()
 
     def finish(self, *, complete: bool) -> None:
         """Note that the run ended by itself; `unfinished` when its time was up."""
@@ -66,6 +78,7 @@ class Status:
 
     def _write(self) -> None:
         write_text(self._file, json.dumps(self._content, indent=2) + "\n")
+        self._changed()
 
 
 def link_stage(run: Path, name: str, target: Path) -> Path:

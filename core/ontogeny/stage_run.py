@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
-from ontogeny.configuration import StageConfig, plain
+from ontogeny.budget import Budget
+from ontogeny.checkpoint import LINEAGE
 from ontogeny.evaluation import write_metrics
 from ontogeny.evaluator import Metric
 from ontogeny.folders import write_text
-from ontogeny.keys import package_versions, stage_key
+from ontogeny.keys import stage_key
+from ontogeny.lineage import begin, command_of, complete
 from ontogeny.liveness import track
 from ontogeny.plugins import registry
 from ontogeny.ranks import FitIsOver
 from ontogeny.run_folder import TRAINING_STATES, Status, link_stage
-from ontogeny.stage import Sample, Stage, StageContext, StageResult
+from ontogeny.stage import AFTER, Stage, StageContext, StageResult, read_samples
 from ontogeny.store import POLL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ontogeny.configuration import RunConfig
     from ontogeny.interruption import Interruption
+    from ontogeny.progress import Progress
     from ontogeny.store import Store
-
-Announce = Callable[[str], None]
 
 
 class StageRun:
@@ -36,18 +38,20 @@ class StageRun:
     def __init__(
         self,
         name: str,
-        config: StageConfig,
-        overrides: Sequence[str],
+        run: RunConfig,
         store: Store,
         interruption: Interruption,
-        announce: Announce,
+        progress: Progress,
+        made: Mapping[str, str],
     ) -> None:
         self.name = name
-        self.config = config
-        self.keys = _own_keys(name, overrides)
+        self.config = run.stages[name]
+        self.keys = _own_keys(name, run.overrides)
         self.store = store
         self.interruption = interruption
-        self.announce = announce
+        self.progress = progress
+        self.announce = progress.announce
+        self.command, self.prefix, self.made = command_of(run), run.prefix(name), made
 
     def run(self, folder: Path, status: Status) -> StageResult:
         """Return the stage's result and link its folder into the run's folder."""
@@ -57,20 +61,20 @@ class StageRun:
             found = self.store.get("stages", key)
             if found is not None:
                 self.announce(f"{self.name}: finished before, nothing to train ({found})")
-                status.stage(self.name, "cached")
-                result = _read_result(found)
+                result, state = _read_result(found), "cached"
             else:
-                status.stage(self.name, "running")
+                self._tell(status, "running")
                 context = self._context(key)
                 link_stage(folder, self.name, context.folder)
+                status.refresh()
                 hooks.ontogeny_stage_started(stage=self.name, context=context)
-                result = self._compute(context)
-                found = context.folder
+                result, found = self._compute(context), context.folder
+                state = "finished" if result.complete else "unfinished"
                 if result.complete:
                     found = self._publish(key, context.folder)
                     result.checkpoint = found / "checkpoint" if result.checkpoint else None
-                status.stage(self.name, "finished" if result.complete else "unfinished")
         link_stage(folder, self.name, found)
+        self._tell(status, state)
         hooks.ontogeny_stage_finished(stage=self.name, result=result)
         return result
 
@@ -93,7 +97,12 @@ class StageRun:
 
     def _compute(self, context: StageContext) -> StageResult:
         stage = cast("Stage", registry().build(self.config.stage))
-        result = stage.run(context)
+        lineage = json.dumps(context.lineage, indent=2, default=str) + "\n"
+        write_text(context.folder / LINEAGE, lineage)
+        with Budget(context.folder):
+            result = stage.run(context)
+        if result.checkpoint is not None:
+            complete(result.checkpoint, context.lineage, result.metrics, result.steps)
         write_metrics(context.folder / "metrics.json", {self.name: result.metrics})
         facts = {"steps": result.steps, "checkpoint": result.checkpoint is not None}
         write_text(context.folder / "result.json", json.dumps(facts) + "\n")
@@ -120,14 +129,16 @@ class StageRun:
         return entry
 
     def _context(self, key: str) -> StageContext:
-        lineage = {
-            "format": 1,
-            "stage": self.name,
-            "key": key,
-            "parent": self.config.model.source,
-            "config": plain(self.config),
-            "versions": package_versions(),
-        }
+        lineage = begin(
+            self.name,
+            self.config,
+            key,
+            registry(),
+            self.store,
+            command=self.command,
+            prefix=self.prefix,
+            made=self.made,
+        )
         for item in fields(self.config):
             value = getattr(self.config, item.name)
             for part in value.values() if isinstance(value, dict) else [value]:
@@ -143,7 +154,12 @@ class StageRun:
             interruption=self.interruption,
             announce=lambda line: self.announce(f"{self.name}: {line}"),
             overrides=self.keys,
+            steps=self.progress.steps,
         )
+
+    def _tell(self, status: Status, state: str) -> None:
+        self.progress.stage(self.name, state)
+        status.stage(self.name, state)
 
     def _say_waiting(self) -> None:
         self.announce(f"{self.name}: another process computes this stage; waiting for it")
@@ -168,8 +184,5 @@ def _read_result(folder: Path) -> StageResult:
         for evaluators in stages.values()
         for evaluator, values in evaluators.items()
     }
-    samples_file = folder / "samples.json"
-    samples = json.loads(samples_file.read_text()) if samples_file.exists() else []
     checkpoint = folder / "checkpoint" if facts["checkpoint"] else None
-    shown = [Sample(**sample) for sample in samples]
-    return StageResult(checkpoint, metrics, shown, int(facts["steps"]))
+    return StageResult(checkpoint, metrics, read_samples(folder / AFTER), int(facts["steps"]))

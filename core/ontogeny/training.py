@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -35,6 +35,7 @@ from ontogeny.models import longest_context
 from ontogeny.objective import Objective
 from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
+from ontogeny.ranks import is_first_rank
 from ontogeny.schedule import factor
 from ontogeny.seeding import seed_everything
 from ontogeny.tokenizers import tokenizer_digest
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ontogeny.data.mixing import Mixture
     from ontogeny.objective import Batch
     from ontogeny.stage import StageContext
 
@@ -70,12 +72,18 @@ class Training:
     """One training run of a stage; `run` is the order in which everything happens."""
 
     def __init__(
-        self, context: StageContext, tokenizer: PreTrainedTokenizerBase, *, compares: bool
+        self,
+        context: StageContext,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        compares: bool,
+        before: Callable[[Bundle], object] = lambda _: None,
     ) -> None:
         self.context = context
         self.config = context.config
         self.original_tokenizer = self.tokenizer = tokenizer
         self.compares = compares  # with the model as it was given
+        self.before = before  # is shown that model, on its device
         self.facts: dict[str, object] = {}
         self.folder = context.folder
         self.objective = cast("Objective", context.registry.build(self.config.objective))
@@ -96,6 +104,8 @@ class Training:
         self._check_length(bundle)
         fit = Fit(self.context, self.objective, rows, precision)
         cast("nn.Module", bundle.model).to(fit.device)
+        if is_first_rank():
+            self.before(bundle)
         companions = self._companions(fit.device)
         self.objective.begin(companions)
         self._annotate(rows, bundle, companions, precision)
@@ -120,7 +130,7 @@ class Training:
         shares = rows.mixture.shares_after(steps * fit.sampler.rows_per_step)
         if len(shares) > 1:
             self.context.announce(f"data: shares of the tokens seen: {_percentages(shares)}")
-        lineage = self._lineage(sources, shares, steps)
+        lineage = self._lineage(sources, rows.mixture, steps, steps * fit.sampler.rows_per_step)
         return Trained(bundle, steps, complete, evaluation, comparison, lineage)
 
     def look_at_the_data(self) -> None:
@@ -322,11 +332,20 @@ class Training:
             self.context.announce(line)
 
     def _lineage(
-        self, sources: list[PreparedSource], shares: Mapping[str, float], steps: int
+        self, sources: list[PreparedSource], mixture: Mixture, steps: int, rows: int
     ) -> dict[str, object]:
+        """Return the lineage with the facts of the data, of which `rows` rows were trained on."""
         paths = {name: source.path for name, source in sources_of(self.config.data).items()}
+        shares, tokens = mixture.shares_after(rows), mixture.tokens_after(rows)
         data = [
-            {"name": s.name, "path": paths[s.name], "share": shares[s.name], **s.facts}
+            {
+                "name": s.name,
+                "path": paths[s.name],
+                "share": shares[s.name],
+                "requested": mixture.requested[s.name],
+                "tokens": tokens[s.name],
+                **s.facts,
+            }
             for s in sources
         ]
         changes = {name: adapter.record() for name, adapter in self.adapters.items()}

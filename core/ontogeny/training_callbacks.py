@@ -109,6 +109,38 @@ class SaveAndStop(L.Callback):
         return wishes[0], wishes[1], wishes[2]
 
 
+class TellSteps(L.Callback):
+    """Tells whoever watches how many steps are done, and how many tokens were in them."""
+
+    def __init__(
+        self, tell: Callable[[int, int, float], None], steps: int, tokens_per_step: float
+    ) -> None:
+        self.tell = tell
+        self.steps = steps
+        self.tokens_per_step = tokens_per_step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell where a run begins, or goes on."""
+        del trainer
+        self._tell(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Tell after every step; nothing is read from the device."""
+        del trainer, outputs, batch, batch_idx
+        self._tell(pl_module)
+
+    def _tell(self, pl_module: L.LightningModule) -> None:
+        done = cast("TrainingModule", pl_module).consumed
+        self.tell(done, self.steps, done * self.tokens_per_step)
+
+
 class EvaluateEvery(L.Callback):
     """Calls an evaluation before the first step and after every n; it may end the fit."""
 

@@ -9,6 +9,7 @@ from ontogeny.plugins import Plugin, registry
 from ontogeny.testing import (
     check_adapter,
     check_evaluator,
+    check_exporter,
     check_head,
     check_objective,
     check_plugin,
@@ -22,6 +23,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "adapter": check_adapter,
     "evaluator": check_evaluator,
     "reward": check_reward,
+    "exporter": check_exporter,
 }
 QUICK = ["stage.sample_tokens=0"]
 BERT = {
@@ -52,11 +54,14 @@ ROLLOUTS = [
     "objective.max_tokens=6",
     "trainer.max_steps=3",
 ]
-# Needs a reward model: tests/plugins/reinforcement checks its contract with one.
-# Needs an optional package: tests/plugins/lm_eval checks its contract where that is installed.
-# Need a teacher: tests/plugins/distillation checks their contract with one.
+# Need an optional package, another checkpoint, a teacher, a reward model, or a tokenizer or adapter
+# that the format can hold: the tests of their plugins check their contracts with those.
 ELSEWHERE = {
     ("evaluator", "lm_eval"),
+    ("evaluator", "win_rate"),
+    ("exporter", "gguf"),
+    ("exporter", "onnx"),
+    ("exporter", "peft"),
     ("objective", "cross_tokenizer"),
     ("objective", "masked_distillation"),
     ("reward", "checkpoint"),
@@ -68,8 +73,12 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("adapter", "freeze", {"overrides": ["adapter.freeze.first_blocks=1"]}),
     ("adapter", "full", {}),
     ("adapter", "lora", {}),
+    ("adapter", "magnitude", {}),
     ("adapter", "peft", {"overrides": ["adapter=[peft]", "adapter.peft.method=vera"]}),
+    ("adapter", "quantization", {}),
+    ("adapter", "trimming", {}),
     ("adapter", "vocabulary", {}),
+    ("adapter", "wanda", {}),
     ("objective", "bradley_terry", {"stage": "reward_modeling"}),
     ("objective", "classification", {"stage": "finetuning"}),
     ("objective", "clm", {"overrides": QUICK}),
@@ -120,6 +129,8 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("evaluator", "safety", {"overrides": ["evaluator.safety.max_tokens=4"]}),
     ("evaluator", "span_qa", {"stage": "finetuning_qa", "overrides": STRIDES}),
     ("evaluator", "tagging", {"stage": "finetuning_tagging"}),
+    ("exporter", "program", {}),
+    ("exporter", "safetensors", {}),
     ("reward", "exact", {"rows": [{"prompt": "2 + 2 is", "answer": "4"}]}),
     ("reward", "length", {}),
     ("reward", "pattern", {"overrides": ["reward=[pattern]", "reward.pattern.pattern=o"]}),

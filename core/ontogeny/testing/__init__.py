@@ -11,6 +11,7 @@ Each check raises `ContractError`, an AssertionError, for the first promise that
 from ontogeny.testing.adapter import check_adapter
 from ontogeny.testing.contract import ContractError
 from ontogeny.testing.evaluator import check_evaluator
+from ontogeny.testing.exporter import check_exporter
 from ontogeny.testing.head import check_head
 from ontogeny.testing.objective import check_objective
 from ontogeny.testing.plugin import check_plugin
@@ -27,6 +28,7 @@ __all__ = [
     "byte_tokenizer",
     "check_adapter",
     "check_evaluator",
+    "check_exporter",
     "check_head",
     "check_objective",
     "check_plugin",

@@ -20,6 +20,7 @@ from ontogeny.spelling import suggestion
 from ontogeny.testing.adapter import check_adapter
 from ontogeny.testing.contract import ContractError, require
 from ontogeny.testing.evaluator import check_evaluator
+from ontogeny.testing.exporter import check_exporter
 from ontogeny.testing.head import check_head
 from ontogeny.testing.objective import check_objective
 from ontogeny.testing.reward import check_reward
@@ -44,8 +45,11 @@ CHECKS: dict[Kind, Callable[..., None]] = {
     "head": check_head,
     "adapter": check_adapter,
     "evaluator": check_evaluator,
+    "exporter": check_exporter,
     "reward": check_reward,
 }
+# Kinds that only one stage has a place for.
+STAGES: dict[Kind, str] = {"reward": "reinforcement", "exporter": "export"}
 LISTS = {*LIST_KINDS, "callbacks", "logger"}  # groups of which several options are chosen
 LISTINGS = [*HOOKS.values(), "ontogeny_config_paths"]  # hooks that are called at start-up
 START = """
@@ -76,12 +80,12 @@ def check_plugin(name: str, *, stage: str = "pretraining", skip: Collection[str]
     for kind in KINDS:
         for component, registered in registry().components[kind].items():
             if registered.plugin is plugin and not {kind, component} & set(skip):
-                _check_component(kind, component, stage)
+                _check_component(kind, component, STAGES.get(kind, stage))
 
 
 def _check_component(kind: Kind, name: str, stage: str) -> None:
     if kind in CHECKS:
-        CHECKS[kind](name, **({} if kind == "reward" else {"stage": stage}))
+        CHECKS[kind](name, stage=stage)
         return
     with trial(kind, name, stage):
         pass  # what all components promise is all that can be said of a stage

@@ -24,6 +24,7 @@ from ontogeny.data.corpus import Corpus
 from ontogeny.digest import digest_json
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.evaluator import Evaluator
+from ontogeny.exporter import Exporter
 from ontogeny.head import Head
 from ontogeny.objective import Objective
 from ontogeny.options import Model, Validation
@@ -53,6 +54,7 @@ CONTRACTS: dict[Kind, type] = {
     "head": Head,
     "adapter": Adapter,
     "evaluator": Evaluator,
+    "exporter": Exporter,
     "reward": Reward,
 }
 # For stages that go on from a checkpoint: where the composition names no architecture.

@@ -1,8 +1,9 @@
 """Stage `diagnosis`: the path advisor, which measures before it recommends."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ontogeny import Component, ConfigError, hookimpl
+from ontogeny import Component, ConfigError, Section, hookimpl
 from ontogeny.options import require_positive
 
 SHARES = (
@@ -57,3 +58,11 @@ def ontogeny_stages() -> list[Component]:
     """Offer `diagnosis`."""
     implementation = "ontogeny_plugins.diagnosis.stage:DiagnosisStage"
     return [Component("diagnosis", config=Diagnosis, implementation=implementation)]
+
+
+@hookimpl
+def ontogeny_report_sections(folder: Path) -> list[Section]:
+    """Show the advice on the page of the run."""
+    from ontogeny_plugins.diagnosis.section import sections  # noqa: PLC0415  only for pages
+
+    return sections(folder)

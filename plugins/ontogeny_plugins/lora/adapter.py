@@ -243,9 +243,7 @@ class PeftAdapter(Adapter):
         with self._silent(injection_of(bundle.model)):
             yield
 
-    def branch(
-        self, bundle: Bundle, name: str, source: str | None = None
-    ) -> Mapping[str, Tensor]:
+    def branch(self, bundle: Bundle, name: str, source: str | None = None) -> Mapping[str, Tensor]:
         """Put a second adapter of the same form, or that of a folder, beside this one."""
         if source is None and any(
             each.requires_grad for each in outside_adapters(bundle.model).values()
