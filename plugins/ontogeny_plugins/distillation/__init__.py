@@ -100,9 +100,9 @@ class MaskedDistillation:
     skew: float = 0.1  # α of the skewed KLs (Ko et al., 2024)
     temperature: float = 2.0  # τ, by which the logits of both are divided
     scale_by_temperature: bool = True  # multiply D by τ², so that its gradients keep their size
-    # weight of the masked tokens themselves; 1 less it is that of the teacher (DistilBERT: 2 to 5)
+    # weight of the masked tokens themselves; 1 less it is that of the teacher (DistilBERT: 2 of 7)
     cross_entropy: float = 0.286
-    cosine: float = 0.143  # weight of 1 - cosine of the last hidden states (DistilBERT: 1 to 5)
+    cosine: float = 0.143  # weight of 1 - cosine of the last hidden states (DistilBERT: 1 of 7)
     hidden: float = 0.0  # weight of matching hidden states, mean squared error per value
     # weight of matching attention, KL(teacher‖student), which needs model.attention=eager
     attention: float = 0.0
