@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= true
 .PHONY: demo test test-slow lint bench docs clean
 
 demo: .venv/installed
-	$(BIN)/ontogeny recipe=demo
+	$(BIN)/ontogeny lifecycle=demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow and not benchmark" --cov --cov-report=term --cov-fail-under=90

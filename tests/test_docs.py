@@ -35,8 +35,10 @@ def test_every_command_in_the_documents_composes(command: str) -> None:
     overrides = [
         word for word in words if not word.startswith("-") and word not in {"job", "my_conf"}
     ]
-    single = [re.sub(r"=([^\[{']*?),.*$", r"=\1", word) for word in overrides]
-    known = [word for word in single if not word.startswith(("hydra/", "recipe=mine"))]
+    drawn = [re.sub(r"=(?:tag\(log,)?interval\(([^,]+),.*$", r"=\1", word) for word in overrides]
+    single = [re.sub(r"=([^\[{']*?),.*$", r"=\1", word) for word in drawn]
+    others = ("hydra/", "hydra.", "recipe=mine", "lifecycle=mine")
+    known = [word for word in single if not word.startswith(others)]
     _hydra.compose_config(known)
 
 

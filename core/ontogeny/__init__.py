@@ -17,6 +17,7 @@ from ontogeny.errors import (
     OntogenyError,
     PluginError,
 )
+from ontogeny.report.section import Section
 
 if TYPE_CHECKING:
     from ontogeny.api import compose, run
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteError",
     "OntogenyError",
     "PluginError",
+    "Section",
     "compose",
     "hookimpl",
     "run",

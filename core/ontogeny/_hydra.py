@@ -23,8 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ontogeny.component import GROUPS
-from ontogeny.configuration import StageConfig, register, wrong_value
+from ontogeny.configuration import RUN_KEYS, StageConfig, register, wrong_value
 from ontogeny.errors import ConfigError
+from ontogeny.evaluator import less_is_better
+from ontogeny.options import Sweep
 from ontogeny.plugins import CONFIG_MODULE, registry
 from ontogeny.spelling import suggestion
 
@@ -43,6 +45,14 @@ MISUSES = {
     "The --resolve flag": "--resolve needs --cfg beside it",
 }
 
+# Launchers and sweepers that come with an extra, by the first part of their name.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "sweep",
+    ("hydra/launcher", "submitit"): "submitit",
+    ("hydra/launcher", "ray"): "ray",
+    ("hydra/sweeper", "optuna"): "optuna",
+}
+
 # Groups that decide what the root stage is, and the choices that name it: its composition and the
 # component in it.
 CHOOSE_STAGE = ("stage", "stage_options@stage", "lifecycle", "recipe")
@@ -51,7 +61,15 @@ _ALIAS = re.compile(r"([+~]*)([a-z][a-z0-9_]*)\.")  # the head of an override's 
 
 # Where the sweep of this process writes: set when it starts, so that its table can be printed
 # also when a job failed (Hydra's on_multirun_end is left out then).
-sweep_folders: list[str] = []
+sweeps: list[tuple[str, Sweep]] = []  # with what decides between the jobs
+
+# What a sweep with Optuna is given where the user does not say: the same command tries the same
+# values again, and a job that fails leaves the others alone.
+OPTUNA = "hydra/sweeper=optuna"
+OPTUNA_DEFAULTS = {
+    "hydra.sweeper.sampler.seed": "0",
+    "hydra.sweeper.max_failure_rate": "1.0",
+}
 
 
 class PluginConfigs(SearchPathPlugin):
@@ -67,8 +85,9 @@ class RememberSweep(Callback):
     """Note the folder of a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Keep `hydra.sweep.dir` for the table at the end."""
-        sweep_folders.append(str(config.hydra.sweep.dir))
+        """Keep `hydra.sweep.dir` and `sweep` for the table at the end."""
+        options = cast("Sweep", OmegaConf.to_object(config.sweep))
+        sweeps.append((str(config.hydra.sweep.dir), options))
 
 
 def prepare() -> None:
@@ -115,7 +134,7 @@ def _in_stage(item: str, own: set[str]) -> str:
 
 def _aliases(overrides: Sequence[str]) -> set[str]:
     """Return the names of the root stage, if an override begins with what may be one."""
-    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages"}
+    keys = {item.name for item in fields(StageConfig)} | {"hydra", "stages", *RUN_KEYS}
     heads = {found[2] for item in overrides if (found := _ALIAS.match(item))} - keys
     if not heads:
         return set()
@@ -141,7 +160,7 @@ def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> 
     )
     overrides = overrides_of(arguments)
     flags = [item for item in arguments if item not in overrides]
-    overrides = canonical(overrides)
+    overrides = [*canonical(overrides), *_for_optuna(overrides)]
     # Hydra takes flags before or after all overrides, but not among them.
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, *flags]
     try:
@@ -151,10 +170,12 @@ def run_main(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> 
         sys.argv = before
 
 
-def _run_task(task: Callable[[DictConfig], object], wished: str | None, config: DictConfig) -> None:
+def _run_task(
+    task: Callable[[DictConfig], object], wished: str | None, config: DictConfig
+) -> object:
     """Run a job in the environment that the user gave, which its own processes inherit."""
     with _full_error(wished):
-        task(config)
+        return task(config)
 
 
 @contextmanager
@@ -171,6 +192,29 @@ def _full_error(value: str | None) -> Iterator[str | None]:
             os.environ[FULL_ERROR] = before
 
 
+def _for_optuna(overrides: Sequence[str]) -> list[str]:
+    """Return what a sweep with Optuna needs beside the overrides of the user."""
+    if OPTUNA not in overrides:
+        return []
+    keys = [item.lstrip("+").partition("=")[0] for item in overrides]
+    wanted = dict(OPTUNA_DEFAULTS)
+    if any(key.startswith("hydra/sweeper/sampler") for key in keys):
+        wanted.pop("hydra.sweeper.sampler.seed")
+    given = {key: item.partition("=")[2] for key, item in zip(keys, overrides, strict=True)}
+    if "sweep.metric" in given or "sweep.mode" in given:
+        wanted["hydra.sweeper.direction"] = _directions(given)
+    return [f"{key}={value}" for key, value in wanted.items() if key not in keys]
+
+
+def _directions(given: dict[str, str]) -> str:
+    """Return Optuna's word for which way each metric is to go."""
+    mode, metrics = given.get("sweep.mode", "auto"), given.get("sweep.metric", "bits_per_byte")
+    names = [name.strip(" '\"") for name in metrics.strip("'\"[]").split(",")]
+    less = [less_is_better(name) if mode == "auto" else mode == "min" for name in names]
+    words = ["minimize" if each else "maximize" for each in less]
+    return words[0] if not metrics.startswith("[") else f"[{','.join(words)}]"
+
+
 def _refuse_flags(message: str) -> NoReturn:
     raise ConfigError(f"{message}; see ontogeny --help")
 
@@ -178,6 +222,15 @@ def _refuse_flags(message: str) -> NoReturn:
 def job_overrides() -> list[str]:
     """Return the overrides of the current Hydra job."""
     return list(HydraConfig.get().overrides.task)
+
+
+def job_flags() -> list[str]:
+    """Return the flags of the current Hydra job that decide what is composed."""
+    job = HydraConfig.get()
+    given = [each for each in job.runtime.config_sources if each.provider == "command-line"]
+    flags = [f"--config-dir={each.path}" for each in given if each.schema == "file"]
+    named = str(job.job.config_name)
+    return flags if named == CONFIG_NAME else [*flags, f"--config-name={named}"]
 
 
 def job_folder() -> str:
@@ -244,6 +297,8 @@ def _missing_option(text: str) -> str:
     block = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
     known = block.group(1).split() if block else options_by_group().get(group, [])
     known = [option for option in known if option != "base"]
+    if (extra := EXTRAS.get((group, name.partition("_")[0]))) and name not in known:
+        return f"{group}={name} is not installed: pip install 'ontogeny[{extra}]'"
     if not known:
         return f"{group}: nothing that is installed offers an option of this group"
     return f"{group}={name}: no such option{suggestion(name, known)}; known: {', '.join(known)}"
@@ -251,7 +306,7 @@ def _missing_option(text: str) -> str:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if key in {"lifecycle", *GROUPS.values()}:
-        return f"{key}: nothing that is installed offers an option of this group"
+        return _no_such_group(key)
     head, _, rest = key.partition(".")
     if rest and head in _stage_names():
         return (
@@ -259,12 +314,27 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
             f"stage={head}, or in a lifecycle as stages.<name>.stage.{rest}"
         )
     known = _known_keys(key, overrides)
+    if "stages" in known and head in {item.name for item in fields(StageConfig)}:
+        names = [name.removeprefix("stages.") for name in known if name.count(".") == 1]
+        stages = [name for name in names if f"stages.{name}.stage" in known]
+        return (
+            f"no option {key} beside the stages of a lifecycle, which have one each: "
+            f"stages.<name>.{key}; the stages are {', '.join(stages)}"
+        )
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
     nearest = suggestion(key, siblings) or suggestion(key, known)
     top = sorted({name.partition(".")[0] for name in known})
     listed = siblings if parent and siblings else top
     return f"no option {key}{nearest}; known: {', '.join(listed)}"
+
+
+def _no_such_group(group: str) -> str:
+    from ontogeny.help import options_by_group  # noqa: PLC0415  it imports this file
+
+    if group in options_by_group():
+        return f"{group} belongs to a stage: in a lifecycle, {group}@stages.<name>.{group}=..."
+    return f"{group}: nothing that is installed offers an option of this group"
 
 
 def _stage_names() -> list[str]:

@@ -121,6 +121,10 @@ class Adapter(ABC):
         del bundle, batch
         return ()
 
+    def record(self) -> Mapping[str, object]:
+        """Return what was done to the model (JSON), for the lineage of its checkpoint."""
+        return {}
+
     def metrics(self) -> Metrics:
         """Return what the adapter has measured; it stands in metrics.json under its name."""
         return {}

@@ -54,6 +54,8 @@ class AdapterFolder:
                 f"{_describe(base)}"
             )
         config.vocab_size = base.vocab_size
+        if (config.pad_token_id or 0) >= base.vocab_size:  # a row that the adapter brings along
+            config.pad_token_id = None
         return config
 
     def merge_into(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -62,6 +64,7 @@ class AdapterFolder:
 
         saved = self._shapes()
         _fit_vocabulary(model, saved)
+        self._tell_padding(model)
         what = "does not fit"
         try:
             with warnings.catch_warnings():
@@ -80,6 +83,12 @@ class AdapterFolder:
         merged.requires_grad_(True)
         merged.name_or_path = self.source
         return cast("PreTrainedModel", merged)
+
+    def _tell_padding(self, model: PreTrainedModel) -> None:
+        """Name the padding token of the adapter once the model has a row for it."""
+        file = Path(self.source) / MODEL_CONFIG
+        if file.is_file() and model.config.pad_token_id is None:
+            model.config.pad_token_id = AutoConfig.from_pretrained(file).pad_token_id
 
     def names(self) -> set[str]:
         """Return the names of all weights in the folder, as the base names them."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ontogeny.lifecycle import RunResult
+    from ontogeny.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ def run(
     config: RunConfig,
     folder: str | Path | None = None,
     announce: Callable[[str], None] = _log.info,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Run the stages of a config in order; finished ones are taken from the store.
 
     `folder` is where links, metrics and status go (default: a new one under `outputs/`);
-    `announce` gets the lines that the command line shows.
+    `announce` gets the lines that the command line shows; `progress` shows them in its own way.
     """
     from ontogeny.lifecycle import run_stages  # noqa: PLC0415  imports torch
+    from ontogeny.progress import Progress  # noqa: PLC0415
 
-    return run_stages(config, folder, announce)
+    return run_stages(config, folder, progress or Progress(announce))

@@ -14,11 +14,12 @@ from ontogeny.folders import write_folder, write_text
 from ontogeny.token_ids import set_token_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.digest import DigestCache
     from ontogeny.evaluator import Metrics
 
 ADAPTER = "adapter_config.json"  # what PEFT's folders hold: an adapter beside its base model
@@ -40,12 +41,15 @@ def save_checkpoint(bundle: Bundle, folder: Path, lineage: Mapping[str, object])
 
 
 def write_lineage(folder: Path, lineage: Mapping[str, object]) -> None:
-    """Write lineage.json and the card.
+    """Write lineage.json, and the model card made from it, into a checkpoint's folder.
 
-    `figures` in the lineage, as `figures_of` makes them, are what the stage has measured.
+    `figures` in the lineage, as `figures_of` makes them, are what the stage has measured beside
+    its metrics.
     """
+    from ontogeny.card import model_card  # noqa: PLC0415  imports huggingface_hub
+
     write_text(folder / LINEAGE, json.dumps(lineage, indent=2, default=str) + "\n")
-    write_text(folder / CARD, _card(lineage))
+    write_text(folder / CARD, model_card(lineage, folder))
 
 
 def figures_of(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, object]]:
@@ -71,6 +75,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
+def checkpoint_of(folder: str) -> Path:
+    """Return a checkpoint's folder: the given one, or the one in the folder of a stage."""
+    inside = Path(folder) / "checkpoint"
+    return inside if (inside / "config.json").exists() else Path(folder)
+
+
 def read_lineage(folder: Path) -> dict[str, object]:
     """Return where a checkpoint comes from; empty for one that Ontogeny did not write."""
     file = folder / LINEAGE
@@ -89,11 +99,11 @@ def read_object(file: Path) -> dict[str, object]:
         raise CheckpointError(msg) from error
 
 
-def checkpoint_digest(key: str, source: str) -> str:
+def checkpoint_digest(key: str, source: str, cache: DigestCache | None = None) -> str:
     """Return the digest of a folder's content, or the name itself for one on the Hub.
 
-    That of an adapter beside its base covers both. `key` is the option that names it. Raises
-    CheckpointError where neither can be.
+    That of an adapter beside its base covers both. `key` is the option that names it; files that
+    the cache knows are not read. Raises CheckpointError where neither can be.
     """
     folder = Path(source)
     if is_hub_name(source):
@@ -102,12 +112,16 @@ def checkpoint_digest(key: str, source: str) -> str:
         what = "is no folder" if folder.exists() else f"does not exist{nearest_name(folder)}"
         msg = f"{key} is {source!r}, which {what}; expected a checkpoint folder or a Hub name"
         raise CheckpointError(msg)
-    digest = digest_folder(folder, ignore={LINEAGE, CARD, "MANIFEST.json"})
+    beside = {LINEAGE, CARD, "MANIFEST.json"}
+    if is_adapter_folder(source) and key != "tokenizer.source":
+        base = base_of_adapter(key, source)
+        own = {**read_object(folder / ADAPTER), "base_model_name_or_path": None}  # is elsewhere
+        digest = digest_folder(folder, ignore={*beside, ADAPTER}, cache=cache)
+        parts = {"adapter": digest, "config": own, "base": checkpoint_digest(key, base, cache)}
+        return digest_json(parts)
+    digest = digest_folder(folder, ignore=beside, cache=cache)
     if key == "tokenizer.source":
         return digest
-    if is_adapter_folder(source):
-        base = base_of_adapter(key, source)
-        return digest_json({"adapter": digest, "base": checkpoint_digest(key, base)})
     if not (folder / "config.json").exists():
         msg = f"{key} is {source!r}, which holds no config.json; expected a checkpoint folder"
         raise CheckpointError(msg)
@@ -138,35 +152,3 @@ def base_of_adapter(key: str, source: str) -> str:
     if what is not None:
         raise CheckpointError(f"{key} is {source!r}, {what}")
     return cast("str", base)
-
-
-def _card(lineage: Mapping[str, object]) -> str:
-    """Return a model card with the facts of the lineage."""
-    data = cast("list[dict[str, object]]", lineage.get("data", []))
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [ontogeny]",
-        "---",
-        f"# {lineage.get('stage', 'checkpoint')}",
-        "",
-        f"Made by the stage `{lineage.get('stage')}` of Ontogeny.",
-        "`lineage.json` beside this file holds its whole configuration.",
-        "",
-        f"- parent: {lineage.get('parent') or 'none (random weights)'}",
-        f"- steps: {lineage.get('steps')}",
-        *(f"- data: {source.get('path')} ({source.get('rows')} rows)" for source in data),
-        "",
-        *_figures(lineage),
-    ]
-    return "\n".join(lines)
-
-
-def _figures(lineage: Mapping[str, object]) -> Iterator[str]:
-    """Yield a table for each heading of the figures."""
-    figures = cast("dict[str, dict[str, dict[str, object]]]", lineage.get("figures", {}))
-    for heading, values in figures.items():
-        yield from (f"## {heading}", "", "| figure | value | unit |", "| --- | --- | --- |")
-        for name, each in values.items():
-            yield f"| {name} | {each['value']:.6g} | {each['unit']} |"
-        yield ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny.errors import ConfigError, Interrupted, OntogenyError
@@ -15,6 +17,9 @@ from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from ontogeny.lifecycle import RunResult
+    from ontogeny.options import Sweep
 
 # Read by libraries when they are first imported, so set before any of them is.
 ENVIRONMENT = {
@@ -48,6 +53,9 @@ def command(arguments: Sequence[str]) -> int:
         if show_trace:
             traceback.print_exc()
         return _say(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001  whatever went wrong, the user gets one line
         if show_trace:
             traceback.print_exc()
@@ -108,10 +116,34 @@ def _show(arguments: list[str]) -> None:
     print(show(arguments[0]))  # noqa: T201
 
 
+def _reproduce(arguments: list[str]) -> None:
+    from ontogeny.reproduce import reproduce  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        msg = "usage: ontogeny reproduce-run CHECKPOINT"
+        raise ConfigError(msg)
+    print(reproduce(arguments[0]))  # noqa: T201
+
+
+def _report(arguments: list[str]) -> None:
+    from ontogeny.report.page import rewrite  # noqa: PLC0415
+
+    if len(arguments) != 1:
+        msg = "usage: ontogeny report RUN, a folder as outputs/2026-01-31/12-00-00-1a2b"
+        raise ConfigError(msg)
+    print(rewrite(arguments[0]))  # noqa: T201
+
+
 def _show_mask(arguments: list[str]) -> None:
     from ontogeny.show_mask import show_mask  # noqa: PLC0415
 
     show_mask(arguments)
+
+
+def _store(arguments: list[str]) -> None:
+    from ontogeny.store_command import store_command  # noqa: PLC0415
+
+    print(store_command(arguments))  # noqa: T201
 
 
 def _chat(arguments: list[str]) -> None:
@@ -131,6 +163,9 @@ SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "explain": _explain,
     "show": _show,
     "show-mask": _show_mask,
+    "store": _store,
+    "reproduce-run": _reproduce,
+    "report": _report,
     "chat": _chat,
     "serve": _serve,
 }
@@ -143,12 +178,12 @@ def _run(arguments: Sequence[str]) -> None:
 
     from ontogeny import _hydra  # noqa: PLC0415
     from ontogeny.plugins import registry  # noqa: PLC0415
-    from ontogeny.sweep import sweep_table  # noqa: PLC0415
+    from ontogeny.sweep import finish_sweep  # noqa: PLC0415
 
     overrides = _hydra.overrides_of(arguments)
     for item in overrides:
         _require_override(item)
-    _hydra.sweep_folders.clear()
+    _hydra.sweeps.clear()
     _stopped.clear()
     failures: list[Exception] = []
     try:
@@ -164,10 +199,25 @@ def _run(arguments: Sequence[str]) -> None:
                 raise ConfigError(meaning) from error
         raise
     finally:
-        for folder in _hydra.sweep_folders:
-            print(sweep_table(folder))  # noqa: T201
+        for folder, options in _hydra.sweeps:
+            print(finish_sweep(folder, options))  # noqa: T201
     if failures:
         raise failures[0]
+    for folder, options in _hydra.sweeps:
+        _require_success(folder, options)
+
+
+def _require_success(folder: str, options: Sweep) -> None:
+    """Raise OntogenyError where a job failed and the sweeper went on: a sweep does not hide it."""
+    from ontogeny.sweep import Results  # noqa: PLC0415
+
+    results = Results(Path(folder), options)
+    failed = [job for job in results.jobs if job.state in {"failed", "killed"}]
+    if failed:
+        first = f"job {failed[0].name}: {failed[0].reason or failed[0].state}"
+        raise OntogenyError(f"{len(failed)} of {len(results.jobs)} jobs failed, the first {first}")
+    if results.missing is not None:
+        raise ConfigError(results.missing)
 
 
 def _require_override(item: str) -> None:
@@ -185,8 +235,8 @@ class _SweepStopped(BaseException):
 _stopped: list[Interrupted] = []
 
 
-def _job(failures: list[Exception], config: DictConfig) -> None:
-    """Run one Hydra job.
+def _job(failures: list[Exception], config: DictConfig) -> float | tuple[float, ...] | None:
+    """Run one Hydra job; return what a sweeper optimises (`sweep.metric`).
 
     In a sweep Hydra must see that a job failed, and nothing but an ordinary exception may leave
     it: a SystemExit would end the whole sweep. A single run's failure is kept for `command`, since
@@ -199,7 +249,8 @@ def _job(failures: list[Exception], config: DictConfig) -> None:
         raise _SweepStopped(_stopped[0])
     quieten()  # here, too: a launcher may run jobs in processes of its own
     try:
-        run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
+        result = run_in_terminal(config, _hydra.job_overrides(), _hydra.job_folder())
+        return _value(result, config) if _hydra.is_sweep() else None
     except SystemExit as error:
         msg = f"a job asked to exit with code {error.code}"
         raise OntogenyError(msg) from error
@@ -211,6 +262,21 @@ def _job(failures: list[Exception], config: DictConfig) -> None:
             raise _SweepStopped(error) from error
         else:
             raise
+    return None
+
+
+def _value(result: RunResult, config: DictConfig) -> float | tuple[float, ...] | None:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    from ontogeny.sweep import returned_values  # noqa: PLC0415
+
+    metrics = {
+        f"{stage}/{evaluator}/{name}": metric.value
+        for stage, evaluators in result.metrics.items()
+        for evaluator, values in evaluators.items()
+        for name, metric in values.items()
+    }
+    return returned_values(metrics, OmegaConf.to_object(config.sweep))  # type: ignore[arg-type]
 
 
 def _say(line: str, code: int) -> int:

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.errors import ConfigError
-from ontogeny.vocabulary_loss import compile_softmax
+from ontogeny.logit_loss import compile_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,4 +55,4 @@ def compile_body(model: nn.Module, cache: Path) -> None:
     # PEFT wraps the model; a plain one has no get_base_model.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     cast("PreTrainedModel", inner).base_model.compile(dynamic=False)
-    compile_softmax(True)
+    compile_kernels(True)

@@ -30,6 +30,11 @@ GROUPS: dict[Kind, str] = {
 # Lists on the command line, dictionaries in the config: adapter=[a,b] -> adapter.a.*, adapter.b.*
 LIST_KINDS: frozenset[Kind] = frozenset({"adapter", "evaluator", "reward", "exporter"})
 
+# What `Component.gives` and `Component.takes` may say beside kinds of models, which are the names
+# of heads: `causal_lm`, `reward` and so on.
+NO_CHECKPOINT = "no checkpoint"  # gives: metrics alone; the next stage goes on from the one before
+KIND_OF_HEAD = "the kind of its head"  # takes: no weight of the head may be new
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
 
 
@@ -40,11 +45,21 @@ class Component:
     `config` is a dataclass whose fields are the options with their defaults; `implementation` is
     `"package.module:Class"` and is imported only when a run needs it. The class is built as
     `Class(options)`.
+
+    Heads and stages also say which kinds of checkpoints they start from, and which kind they leave:
+    chains that do not fit are refused before anything runs. Kinds are names of heads.
     """
 
     name: str
     config: type
     implementation: str
+    # Kinds that can be started from; none: for heads any, for stages what their head takes.
+    takes: tuple[str, ...] | None = None
+    # The kind that is left; none: for heads their own name, for stages the kind of their head, or
+    # where they have none the kind that they were given.
+    gives: str | None = None
+    # Heads: how names of transformers' classes end that hold it, as ForCausalLM.
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later, in somebody else's hands."""
@@ -53,6 +68,11 @@ class Component:
             raise PluginError(msg)
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
             msg = f"component {self.name!r}: config is {self.config!r}; expected a dataclass type"
+            raise PluginError(msg)
+        if isinstance(self.takes, str) or isinstance(self.classes, str):
+            msg = (
+                f"component {self.name!r}: takes and classes are tuples of names, as ('causal_lm',)"
+            )
             raise PluginError(msg)
         if self.implementation.count(":") != 1:
             msg = (

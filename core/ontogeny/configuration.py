@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ontogeny import options
 from ontogeny.component import GROUPS, LIST_KINDS
 from ontogeny.errors import ConfigError
+from ontogeny.option_keys import with_prefix
 from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -33,9 +34,15 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scheduler": {"base": options.Schedule},
     "forgetting": {"base": options.Forgetting},
     "trainer": {"base": options.Trainer},
+    "report": {"base": options.Report},
+    "store": {"base": options.Storing},
+    "sweep": {"base": options.Sweep},
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 RESUMES = ("auto", "never", "must")
+# Of the run, beside those of its stages.
+RUN_KEYS = ("report", "store", "sweep", "start_at", "stop_after")
+NO_NAME = options.NO_SOURCE.removeprefix(options.STAGE_SOURCE)
 
 
 @dataclass
@@ -63,6 +70,7 @@ class StageConfig:
     precision: str = "auto"
     preflight: bool = field(default=True, metadata=options.VOLATILE)
     resume: str = field(default="auto", metadata=options.VOLATILE)
+    when: str | None = field(default=None, metadata=options.VOLATILE)  # <stage>:<path it advises>
 
 
 @dataclass
@@ -71,6 +79,17 @@ class RunConfig:
 
     stages: dict[str, StageConfig]
     overrides: list[str]
+    store: options.Storing = field(default_factory=options.Storing)
+    sweep: options.Sweep = field(default_factory=options.Sweep)
+    report: options.Report = field(default_factory=options.Report)
+    start_at: str | None = None  # the stages before are left out
+    stop_after: str | None = None  # the stages behind are left out
+    flags: list[str] = field(default_factory=list)  # of Hydra, which decide what is composed
+    is_lifecycle: bool = False  # the keys of a stage begin with `stages.<name>.`
+
+    def prefix(self, stage: str) -> str:
+        """Return what stands before the keys of a stage in overrides."""
+        return f"stages.{stage}." if self.is_lifecycle else ""
 
 
 def register(registry: Registry) -> None:
@@ -112,22 +131,47 @@ def _open_dictionaries(node: DictConfig, schema: type) -> None:
 
 def typed(config: DictConfig, overrides: list[str]) -> RunConfig:
     """Turn a composed config into typed options; raise ConfigError for what does not fit."""
-    try:
-        container = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise _missing_or_wrong(error) from error
-    root = cast("dict[str, object]", container)
-    if not root.get("stages"):
-        root.pop("stages", None)
-        stage = _stage("", root)
-        return RunConfig({_own_name(stage): stage}, overrides)
-    stages = cast("dict[str, dict[str, object]]", root["stages"])
-    extra = [key for key in root if key != "stages"]
+    own = {key: _object(config, key) for key in RUN_KEYS if key in config}
+    of_the_run = {key: value for key, value in own.items() if value is not None}
+    if not config.get("stages"):
+        body = {str(key): _object(config, str(key)) for key in config if key not in RUN_KEYS}
+        body.pop("stages", None)
+        stage = _stage("", body)
+        return RunConfig({_own_name(stage): stage}, overrides, **of_the_run)  # type: ignore[arg-type]
+    extra = [str(key) for key in config if key not in (*RUN_KEYS, "stages")]
     if extra:
         msg = f"{extra[0]} stands beside stages; set it in a stage, as stages.<name>.{extra[0]}"
         raise ConfigError(msg)
-    named = {name: _stage(f"stages.{name}.", body) for name, body in stages.items()}
-    return RunConfig(named, overrides)
+    named = {str(name): _named_stage(config, str(name)) for name in config.stages}
+    return RunConfig(named, overrides, **of_the_run, is_lifecycle=True)  # type: ignore[arg-type]
+
+
+def _named_stage(config: DictConfig, name: str) -> StageConfig:
+    """Return one stage of a lifecycle; what it refuses is told with its full key."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == NO_NAME:
+        msg = (
+            f"stages.{name}: expected another name, of lower case letters, digits and _ (stage:"
+            f"{NO_NAME} is no stage)"
+        )
+        raise ConfigError(msg)
+    if config.stages[name] is None:
+        msg = f"stages.{name} is not set; choose one with stage@stages.{name}=..., or drop it: "
+        raise ConfigError(f"{msg}~stages.{name}")
+    try:
+        body = {str(key): _object(config.stages[name], str(key)) for key in config.stages[name]}
+    except ConfigError as error:
+        heads = [item.name for item in fields(StageConfig)]
+        raise ConfigError(with_prefix(str(error), f"stages.{name}.", heads)) from error
+    return _stage(f"stages.{name}.", body)
+
+
+def _object(config: DictConfig, key: str) -> object:
+    """Return the value of a key, with structured nodes as the objects that they stand for."""
+    try:
+        value = config[key]
+        return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        raise _missing_or_wrong(error) from error
 
 
 def _stage(prefix: str, body: Mapping[str, object]) -> StageConfig:
@@ -198,6 +242,8 @@ def wrong_value(error: OmegaConfBaseException, key: str) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "wrong")
     if isinstance(error, MissingMandatoryValue):
         return f"{key} is not set; give it a value: {key}=..."
+    if inner := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):  # of an interpolation
+        return f"{inner[1]} is not set; give it a value: {inner[1]}=..."
     found = re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", first)
     found = found or re.match(r"Value '(.*)' is not a valid (\w+)", first)
     if "is not a ListConfig, list or tuple" in first:

@@ -13,11 +13,11 @@ import torch
 from ontogeny.attention import model_inputs
 from ontogeny.data.collation import collate_tokens
 from ontogeny.errors import ConfigError
+from ontogeny.logit_loss import CHUNK_BYTES
 from ontogeny.models import longest_context
 from ontogeny.objective import IGNORED
 from ontogeny.output_layer import label_states
 from ontogeny.prompts import start_tokens
-from ontogeny.vocabulary_loss import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -76,17 +76,18 @@ class DigestCache:
     """Remembers the digests of files by (resolved path, size, time of last change).
 
     One JSON line per file, appended in a single write, so that processes can share it. A line
-    that is torn or damaged is passed over: the file it spoke of is read again.
+    that is torn or damaged is passed over: the file it spoke of is read again. Without a file it
+    remembers as long as it lives.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self._file = file
         self._known: dict[tuple[str, int, int], str] | None = None
 
     def digest(self, path: Path) -> str:
         """Return the digest of a file's content."""
         if self._known is None:
-            self._known = dict(_remembered(self._file))
+            self._known = {} if self._file is None else dict(_remembered(self._file))
         key = _identity(path)
         known = self._known.get(key)
         if known is not None:
@@ -99,6 +100,8 @@ class DigestCache:
 
     def _append(self, key: tuple[str, int, int], digest: str) -> None:
         """Write one line; a cache that cannot be written only costs time."""
+        if self._file is None:
+            return
         line = _line([*key, digest])
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -41,11 +41,24 @@ class Metric:
 
     def as_dict(self) -> dict[str, object]:
         """Return the form that stands in metrics.json."""
-        return {"value": self.value, "unit": self.unit, "low": self.low, "high": self.high}
+        found = {"value": self.value, "unit": self.unit, "low": self.low, "high": self.high}
+        said = {} if self.less_is_better is None else {"less_is_better": self.less_is_better}
+        return {**found, **said}
 
 
 Metrics = dict[str, Metric]
+# Of these, less is better; of all others, more, unless the metric itself says otherwise.
+LESS_IS_BETTER = (
+    *("bits_per_byte", "perplexity", "nats", "loss", "error", "rmse", "mae", "false_"),
+    *("forgetting/forgetting", "tokens_per_"),
+)
 SHOWN = 30  # metrics of one evaluator that a screen has room for
+
+
+def less_is_better(metric: str) -> bool:
+    """Say by its name, as evaluator/metric, whether a metric that says nothing itself is a loss."""
+    name = metric.partition("/")[2] or metric
+    return any(word in (metric if "/" in word else name) for word in LESS_IS_BETTER)
 
 
 def on_screen(metrics: Metrics) -> Metrics:

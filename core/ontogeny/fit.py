@@ -26,7 +26,7 @@ from ontogeny.run_folder import TRAINING_STATES
 from ontogeny.selection import BestEvaluation
 from ontogeny.store import home
 from ontogeny.trainer import build_trainer, seconds
-from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop
+from ontogeny.training_callbacks import EvaluateEvery, ResumePosition, SaveAndStop, TellSteps
 from ontogeny.training_state import Found, TrainingStates, find_latest
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Fit:
         options = self.config.trainer
         # All options are read here: before the fit, the preflight asks which ones nothing reads.
         self.clip, self.compile = options.gradient_clip_val, options.compile
+        self.shows_progress = options.progress
         self.evaluate_every, self.workers = options.evaluate_every, self.config.data.workers
         require_no_workers(self.config.forgetting, self.config.data)
         self.states = context.folder / TRAINING_STATES
@@ -99,6 +100,12 @@ class Fit:
         """How many tokens the run trains on at most."""
         return self.steps * self.sampler.rows_per_step * self.rows.capacity
 
+    @property
+    def tokens_per_step(self) -> float:
+        """How many tokens an optimiser step trains on, in the mean and without padding."""
+        mixture = self.rows.mixture
+        return self.sampler.rows_per_step * mixture.tokens / mixture.rows
+
     def run(
         self,
         bundle: Bundle,
@@ -125,6 +132,7 @@ class Fit:
             [
                 *(own for each in adapters for own in each.callbacks(bundle, self.steps)),
                 *self.objective.callbacks(self.steps),
+                *self._tells(),
             ]
         )
         loader = step_loader(self.rows, self.collator, self.sampler, self.workers)
@@ -229,6 +237,8 @@ class Fit:
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in shown.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
             budget.look(module, results)
+            if self.context.watch(module.consumed, results):
+                self.saver.stop()
             if self.best is not None:
                 self.best.look(module, results)
 
@@ -239,6 +249,11 @@ class Fit:
         """Put callbacks before those that are there: states are saved after all others acted."""
         known = cast("list[L.Callback]", self.trainer.callbacks)  # type: ignore[attr-defined]
         known[:0] = callbacks
+
+    def _tells(self) -> list[L.Callback]:
+        if not self.shows_progress:
+            return []
+        return [TellSteps(self.context.steps, self.steps, self.tokens_per_step)]
 
     def _loggers(self) -> Sequence[Logger]:
         first = self.resumed.step if self.resumed else 0

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from ontogeny.digest import digest_json, sha256_file
+from ontogeny.digest import LENGTH, digest_file, digest_json, sha256_file
 from ontogeny.disk_space import folder_size, full_disk_error, full_disk_reason
 from ontogeny.errors import CheckpointError
 from ontogeny.leftovers import aside_name, remove_tree, unfinished_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ontogeny.digest import DigestCache
 
 MANIFEST = "MANIFEST.json"
 
@@ -119,12 +121,17 @@ def file_digests(folder: Path) -> dict[str, str]:
     return {name: facts["sha256"] for name, facts in _read_manifest(folder)["files"].items()}
 
 
-def find_damage(folder: Path, *, digests: bool = True) -> str | None:
-    """Return what is wrong with a folder, naming the file; None if it matches its manifest."""
+def find_damage(
+    folder: Path, *, digests: bool = True, cache: DigestCache | None = None
+) -> str | None:
+    """Return what is wrong with a folder, naming the file; None if it matches its manifest.
+
+    Files whose digest the cache knows are not read again.
+    """
     try:
         manifest = _read_manifest(folder)
         damages = (
-            _file_damage(folder, name, expected, digests=digests)
+            _file_damage(folder, name, expected, digests=digests, cache=cache)
             for name, expected in manifest["files"].items()
         )
         return next((damage for damage in damages if damage is not None), None)
@@ -180,14 +187,16 @@ def _file_facts(file: Path) -> FileFacts:
     return {"size": file.stat().st_size, "sha256": sha256_file(file)}
 
 
-def _file_damage(folder: Path, name: str, expected: FileFacts, *, digests: bool) -> str | None:
+def _file_damage(
+    folder: Path, name: str, expected: FileFacts, *, digests: bool, cache: DigestCache | None
+) -> str | None:
     file = folder / name
     if not file.exists():
         return f"{name} is missing"
     size = file.stat().st_size
     if size != expected["size"]:
         return f"{name} has {size} bytes, expected {expected['size']}"
-    if digests and sha256_file(file) != expected["sha256"]:
+    if digests and digest_file(file, cache) != expected["sha256"][:LENGTH]:
         return f"{name} does not match its digest"
     return None
 

@@ -50,6 +50,8 @@ class Decoding:
     temperature: float = 0.0  # 0: the likeliest token each time
     seed: int = 0
     stops: Sequence[str] = ()  # texts that end a continuation, as the model's own stop tokens do
+    # what changes the scores of the next token before one is drawn, for a single batch of prompts
+    processors: Sequence[LogitsProcessor] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _write_batch(
     ids_BT = model.generate(  # type: ignore[operator]
         **inputs,
         generation_config=config,
-        logits_processor=[draw] if decoding.temperature else None,
+        logits_processor=[*decoding.processors, *([draw] if decoding.temperature else [])],
         stopping_criteria=ending if decoding.stops else None,
     )
     stops = set(cast("list[int]", config.eos_token_id or []))

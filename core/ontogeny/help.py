@@ -17,11 +17,15 @@ USAGE = """\
 ontogeny takes a language model through its life, one stage or a whole lifecycle at a time.
 
   ontogeny stage=pretraining model=llama_tiny data.path=text.jsonl trainer.max_steps=500
+  ontogeny lifecycle=demo                              several stages, each from the one before
   ontogeny -m model=llama_tiny,gpt2_tiny seed=1,2      every combination
   ontogeny --cfg job [overrides]                       the composed config, without running it
   ontogeny explain objective=clm | data.max_length     what an option does, and its default
   ontogeny plugins                                     what is installed, and from where
   ontogeny show CHECKPOINT                             what a checkpoint is and where it comes from
+  ontogeny store [size | show | verify | gc]           what is finished and kept; tidying it
+  ontogeny reproduce-run CHECKPOINT                    the commands that make it again
+  ontogeny report RUN                                  write a run's report.html anew
   ontogeny show-mask [rows=3] [overrides]              rows of a training and what they train
   ontogeny chat CHECKPOINT [system='...'] [max_tokens=512]  talk with a checkpoint
   ontogeny serve CHECKPOINT [port=8000]                an OpenAI-compatible server

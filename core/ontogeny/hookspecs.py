@@ -14,9 +14,11 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ontogeny.component import Component
     from ontogeny.lifecycle import RunResult
+    from ontogeny.report.section import Section
     from ontogeny.stage import StageContext, StageResult
 
 hookspec = pluggy.HookspecMarker("ontogeny")
@@ -78,3 +80,13 @@ def ontogeny_stage_finished(stage: str, result: StageResult) -> None:
 @hookspec
 def ontogeny_run_finished(result: RunResult) -> None:
     """Observe that the whole run has ended well."""
+
+
+@hookspec
+def ontogeny_report_sections(stage: str, folder: Path) -> Sequence[Section]:
+    """Return what to add to the page of a run under the stage called `stage`.
+
+    `folder` is that of the stage: `checkpoint/`, `logs/`, `metrics.json`, `lineage.json` and what
+    its components have written. Called whenever the page is written, while the stage runs and after
+    it has failed, too: most of it may be missing. Read only, and be quick.
+    """

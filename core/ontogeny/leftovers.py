@@ -79,10 +79,11 @@ def _is_stale(path: Path, match: re.Match[str]) -> bool:
     if number == os.getpid():
         # In a restarted container every process has the number of its forerunner.
         return match["token"] != _process_token()
-    return not _is_running(number)
+    return not is_running(number)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Say whether a process of this machine runs, by its number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

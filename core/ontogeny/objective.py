@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ontogeny.adapter import Bundle
+    from ontogeny.annotations import Recorded
     from ontogeny.companions import Companion, Companions
     from ontogeny.data.corpus import Corpus
     from ontogeny.preflight import Proof
@@ -96,21 +97,27 @@ class Objective(ABC):
         del bundle
         return None
 
-    def annotator(self) -> Companion | None:
+    def annotator(self) -> Companion | Recorded | None:
         """Return the model that `annotate` is to be called with; none: it is not called.
 
         It reads all rows once, before the training. The result is kept in the store by its
-        digest and the content of the examples, for other runs and points of a sweep too.
+        digest and the content of the examples, for other runs and points of a sweep too. Recorded:
+        it was kept elsewhere, and is taken from there.
         """
         return None
 
     def annotate(self, model: nn.Module, batch: Batch) -> Batch:
-        """Return what another model says of a batch: new per-token columns, float [B, T].
+        """Return what another model says of a batch: new columns, [B, T] or [B, T, K].
 
-        They are part of the batches of `loss`, under these names. Called without gradients; must
-        depend on nothing but its arguments.
+        They are kept in their own type (bfloat16 as float32) and are part of the batches of `loss`
+        under these names, as float32 and int64. Called without gradients; must depend on nothing
+        but its arguments and `annotation_options`.
         """
         raise NotImplementedError
+
+    def annotation_options(self) -> Mapping[str, object]:
+        """Return the options (JSON) that decide what `annotate` returns: part of its key."""
+        return {}
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:

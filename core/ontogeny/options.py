@@ -13,15 +13,27 @@ from ontogeny.spelling import suggestion
 
 VOLATILE = {"volatile": True}
 FILE = {"file": True}  # the option names rows in files: their content is part of the stage's key
+FOLDER = {"folder": True}  # the option names a folder of results: so is its content
 # The option names a checkpoint, or several by name: their content is part of the stage's key.
 CHECKPOINT = {"checkpoint": True}
+
+
+STAGE_SOURCE = "stage:"  # before the name of an earlier stage, where a checkpoint is named
+NO_SOURCE = f"{STAGE_SOURCE}none"  # random weights, also where a stage before has left a checkpoint
+
+
+def checkpoint_of(*kinds: str) -> dict[str, Any]:
+    """Return metadata as CHECKPOINT, for an option that takes these kinds (names of heads) only."""
+    return {**CHECKPOINT, "takes": kinds}
 
 
 @dataclass
 class Model:
     """The model a stage starts from."""
 
-    source: str | None = None  # checkpoint folder or Hub name; none: random weights of `config`
+    # checkpoint folder, Hub name, or stage:<name> for an earlier stage of the lifecycle; none: that
+    # of the stage before, else random weights of `config`
+    source: str | None = None
     config: dict[str, Any] = field(default_factory=dict)  # architecture, in transformers' words
     # auto (sdpa where the family has it, else eager), sdpa, eager, flash_attention_2 or
     # flex_attention
@@ -40,7 +52,8 @@ class Model:
 class Tokenizer:
     """The tokenizer: one that exists, or one trained on the data."""
 
-    source: str | None = None  # folder or Hub name; none: the model's, else trained on the data
+    # folder, Hub name or stage:<name>; none: the model's, else trained on the data
+    source: str | None = None
     algorithm: str = "byte_bpe"  # when trained: byte_bpe or characters
     vocab_size: int = 4096  # when trained: rows of the vocabulary, special tokens included
     min_frequency: int = 2  # when trained: how often a pair must occur to be merged
@@ -50,7 +63,7 @@ class Tokenizer:
 class Teacher:
     """The model that another one learns from or is compared with."""
 
-    source: str | None = None  # checkpoint folder or Hub name
+    source: str | None = None  # checkpoint folder, Hub name or stage:<name>
 
 
 @dataclass
@@ -273,6 +286,53 @@ class Trainer:
         if self.monitor is not None and self.evaluate_every == 0:
             msg = "trainer.monitor is set, but trainer.evaluate_every is 0: nothing is evaluated"
             raise ConfigError(msg)
+
+
+@dataclass
+class Storing:
+    """How a run's folder holds what the store has."""
+
+    link: bool = True  # stages/<name> is a link into the store; false: a copy, of the run's own
+
+
+@dataclass
+class Sweep:
+    """What decides between the jobs of a multirun."""
+
+    # stage/evaluator/metric (the stage may be left out), or a list of them; none: bits_per_byte of
+    # the last stage that has it, else the first metric of the last one
+    metric: Any = None
+    mode: str = "auto"  # which is better: min, max, or auto (min for losses, errors, forgetting)
+    # evaluator/metric of the evaluations in the loop (trainer.evaluate_every): a job that is behind
+    # the median of those before it ends early
+    prune: str | None = None
+    prune_after: int = 3  # jobs that must have come as far before one is ended
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        require_choice("sweep.mode", self.mode, ("auto", "min", "max"))
+        require_positive("sweep.prune_after", self.prune_after)
+        named = self.metric if isinstance(self.metric, list) else [self.metric]
+        if any(not isinstance(each, str) for each in named if each is not None) or not named:
+            raise ConfigError(
+                f"sweep.metric is {self.metric!r}; expected stage/evaluator/metric, or a list"
+            )
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that are asked for, in order."""
+        if self.metric is None:
+            return []
+        return list(self.metric) if isinstance(self.metric, list) else [self.metric]
+
+
+@dataclass
+class Report:
+    """What a run's `report.html` is made of; nothing here changes a stage."""
+
+    # measure every checkpoint with what other stages of the lifecycle are measured by; the numbers
+    # are kept in the store
+    matrix: bool = True
 
 
 def _source(name: str, given: object) -> Source:

@@ -111,7 +111,11 @@ class Registry:
         local modules.
         """
         version = f"{plugin.origin} {plugin.version}"
-        return f"{version} {source_digest(plugin.target)}" if plugin.editable else version
+        if not plugin.editable:
+            return version
+        # Ours are independent of each other; of others' packages any file may be used by any other.
+        target = plugin.target if plugin.origin == GROUP else plugin.target.partition(".")[0]
+        return f"{version} {source_digest(target)}"
 
     def core_version(self) -> str:
         """Return what changes when the core's code does."""
@@ -189,11 +193,10 @@ def registry() -> Registry:
 
 @cache
 def source_digest(target: str) -> str:
-    """Return the digest of the Python files of the package (or module) that holds `target`."""
-    name = target.partition(":")[0]
-    module = sys.modules[name.partition(".")[0]]
+    """Return the digest of the Python files of a package with all below it, or of a module."""
+    module = sys.modules[target.partition(":")[0]]
     if not getattr(module, "__path__", None):
-        return digest_file(Path(str(sys.modules[name].__file__)))
+        return digest_file(Path(str(module.__file__)))
     files = [file for root in module.__path__ for file in Path(root).rglob("*.py")]
     return digest_json(sorted(digest_file(file) for file in files))
 

@@ -259,13 +259,13 @@ def _to(model: nn.Module, batch: Batch) -> Batch:
 
 def _is_per_token(example: Example) -> bool:
     length = len(example["input_ids"])
-    return all(column.ndim == 1 and len(column) == length for column in example.values())
+    return all(column.ndim and len(column) == length for column in example.values())
 
 
 def _tokens(example: Example) -> Example:
-    """Return the columns that have a value for every token."""
+    """Return the columns that have a value, or several, for every token."""
     shape = example["input_ids"].shape
-    return {name: column for name, column in example.items() if column.shape == shape}
+    return {name: column for name, column in example.items() if column.shape[:1] == shape}
 
 
 def _short(example: Example) -> Example:

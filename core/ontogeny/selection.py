@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ontogeny.errors import ConfigError
+from ontogeny.evaluator import less_is_better
 from ontogeny.folders import verify_manifest, write_folder, write_manifest
 from ontogeny.spelling import suggestion
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from ontogeny.options import Trainer
 
 WEIGHTS = "weights.safetensors"
-# Of these, less is better; of all others, more, unless the metric itself or trainer.monitor_mode
-# says otherwise.
-LESS_IS_BETTER = ("bits_per_byte", "perplexity", "nats", "loss", "error", "rmse", "mae", "false_")
 
 
 class BestEvaluation(L.Callback):
@@ -122,6 +120,5 @@ def _without_shared_memory(weights: dict[str, torch.Tensor]) -> dict[str, torch.
 
 
 def _sign(options: Trainer) -> int:
-    metric = cast("str", options.monitor).partition("/")[2]
-    less = any(word in metric for word in LESS_IS_BETTER)
+    less = less_is_better(cast("str", options.monitor))
     return {"min": -1, "max": 1, "auto": -1 if less else 1}[options.monitor_mode]

@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
+from ontogeny.digest import DigestCache, digest_json
 from ontogeny.errors import ConfigError
 from ontogeny.folders import (
     find_damage,
@@ -18,13 +17,17 @@ from ontogeny.folders import (
     remove_folder,
     write_folder,
     write_manifest,
+    write_text,
 )
 from ontogeny.leftovers import sweep_stale
+from ontogeny.lock import POLL_SECONDS, Lock, holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-POLL_SECONDS = 0.2  # between two looks at a lock that someone else holds
+__all__ = ["POLL_SECONDS", "Store", "home"]
+WORK, BROKEN = "work", "broken"  # folders of the root beside those of the kinds
+LOCKS, RUNNING, RUNS = "locks", "running", "runs"
 _log = logging.getLogger("ontogeny.store")
 
 
@@ -41,18 +44,25 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.read = DigestCache(None)  # digests of files that this process has read itself
+        self._known = DigestCache(root / "digests")
 
-    def get(self, kind: str, key: str, *, verify: bool = False) -> Path | None:
+    def get(
+        self, kind: str, key: str, *, verify: bool = False, cache: DigestCache | None = None
+    ) -> Path | None:
         """Return the folder of a complete entry, else None.
 
-        Presence and sizes of its files are checked, with `verify` their digests too. A broken
-        entry is moved to `root/broken`, with a warning, and counts as absent.
+        Presence and sizes of its files are checked, with `verify` their digests too: those that
+        the cache does not know, by default what this process has not read. A broken entry is moved
+        to `root/broken`, with a warning, and counts as absent.
         """
         entry = self.root / kind / key
         if not entry.exists():
             return None
-        damage = find_damage(entry, digests=verify)
+        damage = find_damage(entry, digests=verify, cache=cache or self.read)
         if damage is None:
+            with suppress(OSError):  # of somebody else's, perhaps
+                os.utime(entry)  # when it was last of use
             return entry
         self._set_aside(entry, damage)
         return None
@@ -62,7 +72,7 @@ class Store:
 
         What processes that were killed left half written in it is swept.
         """
-        folder = self._made(self.root / "work" / f"{kind}-{key}")
+        folder = self._made(self.root / WORK / f"{kind}-{key}")
         for place, _, _ in os.walk(folder):
             sweep_stale(Path(place))
         return folder
@@ -93,7 +103,7 @@ class Store:
 
         Only one process builds; the others wait for it. For work that is not worth resuming.
         """
-        entry = self.get(kind, key)
+        entry = self.get(kind, key, verify=True, cache=self._known)
         if entry is not None:
             return entry
         with self.lock(kind, key, waiting):
@@ -102,23 +112,46 @@ class Store:
     @contextmanager
     def lock(
         self, kind: str, key: str, waiting: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    ) -> Iterator[Lock]:
         """Hold the entry's lock among all processes; call `waiting` once if another has it.
 
-        Look again with `get` when it is yours: the other one may have published. The system
-        frees the lock when its holder ends, however that comes.
+        Look again with `get` when it is yours: the other one may have published. It is free as
+        soon as its holder ends, however that comes (see `ontogeny.lock` for other machines).
         """
-        lock = FileLock(self._made(self.root / "locks") / f"{kind}-{key}.lock")
+        self._made(self.root / LOCKS)
+        lock = Lock(self.lock_path(kind, key))
+        lock.acquire(waiting)
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire(poll_interval=POLL_SECONDS)
+            yield lock
+        finally:
+            lock.release()
+
+    def holder(self, kind: str, key: str) -> str:
+        """Return who has an entry's lock: host and process, or empty."""
+        return holder(self.lock_path(kind, key))
+
+    def lock_path(self, kind: str, key: str) -> Path:
+        """Return where the lock of an entry lies, without its endings."""
+        return self.root / LOCKS / f"{kind}-{key}"
+
+    def aside(self, folder: Path) -> Path:
+        """Rename a folder of the store to a name that nobody looks for; to be deleted."""
+        aside = self._made(self.root / BROKEN) / f"deleted-{secrets.token_hex(8)}"
+        folder.rename(aside)
+        return aside
+
+    @contextmanager
+    def running(self, run: Path) -> Iterator[None]:
+        """Tell whoever tidies the store that a run is going on, and where its folder lies."""
+        name = digest_json(str(run.absolute()))
+        write_text(self._made(self.root / RUNS) / name, f"{run.absolute()}\n")
+        lock = Lock(self._made(self.root / RUNNING) / f"{name}-{secrets.token_hex(4)}")
+        lock.acquire()
         try:
             yield
         finally:
             lock.release()
+            lock.forget()
 
     def _built(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         entry = self._made(self.root / kind) / key
@@ -130,7 +163,7 @@ class Store:
 
     def _set_aside(self, entry: Path, damage: str) -> None:
         name = f"{entry.parent.name}-{entry.name}-{secrets.token_hex(4)}"
-        aside = self._made(self.root / "broken") / name
+        aside = self._made(self.root / BROKEN) / name
         with suppress(FileNotFoundError):  # another process may have done it
             entry.rename(aside)
             _log.warning("%s is damaged (%s); moved to %s, it is made anew", entry, damage, aside)

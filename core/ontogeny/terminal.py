@@ -9,10 +9,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ontogeny._hydra import is_sweep, job_flags
 from ontogeny.api import run
 from ontogeny.configuration import typed
 from ontogeny.evaluator import on_screen
 from ontogeny.plugins import registry
+from ontogeny.progress import progress_for
+from ontogeny.ranks import is_first_rank
+from ontogeny.report import REPORT
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,21 +27,27 @@ if TYPE_CHECKING:
 UNLIMITED = 10_000  # columns, to measure how many a table takes
 
 
-def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> None:
-    """Run a composed config and print what comes of it."""
+def run_in_terminal(config: DictConfig, overrides: list[str], folder: str) -> RunResult:
+    """Run a composed config and print what comes of it; return it."""
     registry().check()
     console = Console(highlight=False, soft_wrap=True)
-    result = run(typed(config, overrides), folder, lambda line: console.print(line, markup=False))
+    composed = typed(config, overrides)
+    composed.flags = job_flags()
+    # Jobs of a sweep may share the terminal, which has room for one display.
+    progress = progress_for(console, display=not is_sweep() and is_first_rank())
+    result = run(composed, folder, progress=progress)
     _print_samples(console, result)
     if any(result.metrics.values()):
         _print_whole(console, _metrics_table(result))
+    console.print(f"report: {Path(folder) / REPORT}", markup=False)
     for name, stage in result.stages.items():
         if not stage.complete:
-            line = f"{name}: time is up after {stage.steps} steps; the same command goes on"
-            console.print(line, markup=False)
+            why = result.pruned or "time is up; the same command goes on"
+            console.print(f"{name}: ended after {stage.steps} steps: {why}", markup=False)
         if stage.checkpoint:
             console.print(f"{name}: checkpoint {_shown_path(folder, name)}", markup=False)
     console.print(f"run: {Path(folder)}", markup=False)
+    return result
 
 
 def _print_whole(console: Console, table: Table) -> None:
@@ -57,6 +67,8 @@ def _print_samples(console: Console, result: RunResult) -> None:
             console.print(f"{name} writes: ", style="dim", end="", markup=False)
             console.print(sample.prompt, style="bold", end="", markup=False)
             console.print(sample.text, markup=False)
+            for fact, value in sample.columns.items():
+                console.print(f"  {fact}: {value}", style="dim", markup=False)
 
 
 def _metrics_table(result: RunResult) -> Table:

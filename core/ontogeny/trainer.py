@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +82,7 @@ def build_trainer(
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=options.progress and sys.stderr.isatty(),
+            enable_progress_bar=False,  # the display of the whole run has one
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             limit_val_batches=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ontogeny.adapter import Adapter, Bundle
-from ontogeny.annotations import Annotation
+from ontogeny.annotations import Annotation, Recorded
 from ontogeny.companions import Companions, given_model
 from ontogeny.configuration import stable
 from ontogeny.data.corpus import Corpus
@@ -35,6 +35,7 @@ from ontogeny.models import longest_context
 from ontogeny.objective import Objective
 from ontogeny.options import Schedule
 from ontogeny.preflight import Proof, prove, require
+from ontogeny.ranks import is_first_rank
 from ontogeny.schedule import factor
 from ontogeny.seeding import seed_everything
 from ontogeny.tokenizers import tokenizer_digest
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ontogeny.data.mixing import Mixture
     from ontogeny.objective import Batch
     from ontogeny.stage import StageContext
 
@@ -70,12 +72,18 @@ class Training:
     """One training run of a stage; `run` is the order in which everything happens."""
 
     def __init__(
-        self, context: StageContext, tokenizer: PreTrainedTokenizerBase, *, compares: bool
+        self,
+        context: StageContext,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        compares: bool,
+        before: Callable[[Bundle], object] = lambda _: None,
     ) -> None:
         self.context = context
         self.config = context.config
         self.original_tokenizer = self.tokenizer = tokenizer
         self.compares = compares  # with the model as it was given
+        self.before = before  # is shown that model, on its device
         self.facts: dict[str, object] = {}
         self.folder = context.folder
         self.objective = cast("Objective", context.registry.build(self.config.objective))
@@ -96,6 +104,8 @@ class Training:
         self._check_length(bundle)
         fit = Fit(self.context, self.objective, rows, precision)
         cast("nn.Module", bundle.model).to(fit.device)
+        if is_first_rank():
+            self.before(bundle)
         companions = self._companions(fit.device)
         self.objective.begin(companions)
         self._annotate(rows, bundle, companions, precision)
@@ -105,6 +115,7 @@ class Training:
         comparison = self._comparison(bundle, evaluation)
         bundle = self._adapt(bundle, rows, fit)
         companions.adapted(bundle, list(self.adapters.values()))
+        seed_everything(self.config.seed, "objective")
         auxiliary = self.objective.auxiliary(bundle)
         if auxiliary is not None:
             auxiliary.to(fit.device)
@@ -119,7 +130,7 @@ class Training:
         shares = rows.mixture.shares_after(steps * fit.sampler.rows_per_step)
         if len(shares) > 1:
             self.context.announce(f"data: shares of the tokens seen: {_percentages(shares)}")
-        lineage = self._lineage(sources, shares, steps)
+        lineage = self._lineage(sources, rows.mixture, steps, steps * fit.sampler.rows_per_step)
         return Trained(bundle, steps, complete, evaluation, comparison, lineage)
 
     def look_at_the_data(self) -> None:
@@ -196,19 +207,24 @@ class Training:
         self, rows: TrainingRows, bundle: Bundle, companions: Companions, precision: str
     ) -> None:
         """Let the objective's companion read all rows, where that was not done before."""
-        companion = self.objective.annotator()
-        if companion is None:
+        found = self.objective.annotator()
+        if found is None:
             return
-        companions.require_same_tokens(companion)
+        companion = found.companion if isinstance(found, Recorded) else found
+        if companion is not None:
+            companions.require_same_tokens(companion)
         plugin = self.context.registry.find(self.config.objective)[1].plugin
         code = self.context.registry.code_version(plugin)
         batch_size = self.config.data.batch_size
         annotation = Annotation(self.objective, companion, code, precision, batch_size)
-        is_given = companion.digest == companions.original.digest
+        if isinstance(found, Recorded):
+            annotation.take(rows, found.key, found.folder)
+            return
+        is_given = found.digest == companions.original.digest
 
         def model() -> nn.Module:
-            found = bundle if is_given else companion.load()
-            return cast("nn.Module", found.model)
+            reader = bundle if is_given else found.load()
+            return cast("nn.Module", reader.model)
 
         annotation.add_to(rows, model, self.context.store, self.context.announce)
 
@@ -316,14 +332,26 @@ class Training:
             self.context.announce(line)
 
     def _lineage(
-        self, sources: list[PreparedSource], shares: Mapping[str, float], steps: int
+        self, sources: list[PreparedSource], mixture: Mixture, steps: int, rows: int
     ) -> dict[str, object]:
+        """Return the lineage with the facts of the data, of which `rows` rows were trained on."""
         paths = {name: source.path for name, source in sources_of(self.config.data).items()}
+        shares, tokens = mixture.shares_after(rows), mixture.tokens_after(rows)
         data = [
-            {"name": s.name, "path": paths[s.name], "share": shares[s.name], **s.facts}
+            {
+                "name": s.name,
+                "path": paths[s.name],
+                "share": shares[s.name],
+                "requested": mixture.requested[s.name],
+                "tokens": tokens[s.name],
+                **s.facts,
+            }
             for s in sources
         ]
-        return {**self.context.lineage, "steps": steps, "data": data}
+        changes = {name: adapter.record() for name, adapter in self.adapters.items()}
+        changes = {name: change for name, change in changes.items() if change}
+        more = {"changes": changes} if changes else {}
+        return {**self.context.lineage, "steps": steps, "data": data, **more}
 
 
 def _percentages(shares: Mapping[str, float]) -> str:

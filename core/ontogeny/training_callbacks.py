@@ -84,6 +84,10 @@ class SaveAndStop(L.Callback):
         if signalled or late:
             trainer.should_stop = True
 
+    def stop(self) -> None:
+        """End the fit at the next step border, as if its time were up."""
+        self._max_seconds = 0.0
+
     def save(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Write a training state of the current step, then forget all but two."""
         self._buffer.flush()
@@ -107,6 +111,38 @@ class SaveAndStop(L.Callback):
             reduced = cast("torch.Tensor", trainer.strategy.reduce(flags, reduce_op="sum"))
             wishes = [bool(flag) for flag in reduced > 0]
         return wishes[0], wishes[1], wishes[2]
+
+
+class TellSteps(L.Callback):
+    """Tells whoever watches how many steps are done, and how many tokens were in them."""
+
+    def __init__(
+        self, tell: Callable[[int, int, float], None], steps: int, tokens_per_step: float
+    ) -> None:
+        self.tell = tell
+        self.steps = steps
+        self.tokens_per_step = tokens_per_step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell where a run begins, or goes on."""
+        del trainer
+        self._tell(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Tell after every step; nothing is read from the device."""
+        del trainer, outputs, batch, batch_idx
+        self._tell(pl_module)
+
+    def _tell(self, pl_module: L.LightningModule) -> None:
+        done = cast("TrainingModule", pl_module).consumed
+        self.tell(done, self.steps, done * self.tokens_per_step)
 
 
 class EvaluateEvery(L.Callback):

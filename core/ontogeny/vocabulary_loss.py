@@ -1,28 +1,36 @@
 """Cross-entropy over a vocabulary that never holds the logits of more than one chunk.
 
 Only positions that carry a label reach the output layer, some hundreds at a time. A summed loss
-computes its gradients while it has the logits, in three matrix products a chunk (Hsu et al. 2024,
-"Liger Kernel", section 3.2); log-probabilities compute each chunk's logits twice instead.
+computes its gradients while it has the logits (`ontogeny.logit_loss`); log-probabilities compute
+each chunk's logits twice instead.
 """
 # B batch, T time, N labelled positions, C positions of a chunk, D width, V vocabulary
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ontogeny.logit_loss import (
+    Gradients,
+    Operands,
+    block_rows,
+    chunk_size,
+    compiles_kernels,
+    linear_loss,
+    slices,
+    sweep,
+    wide,
+)
 from ontogeny.output_layer import OutputLayer, label_states, product_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-CHUNK_BYTES = 2**26  # of a chunk's logits: larger chunks are no faster
-BLOCK_ELEMENTS = 2**22  # of what a CPU passes over several times in float32: stays in its cache
+    from collections.abc import Callable, Mapping
 
 
 def vocabulary_loss(
@@ -85,7 +93,7 @@ def over_logits(
 
     `statistic` is given float32 logits_CV, a chunk at a time, and returns a value for each row.
     """
-    size = _chunk_rows(layer.vocabulary, torch.float32)
+    size = chunk_size(layer.vocabulary, torch.float32)
     return torch.cat([statistic(layer(part).float()) for part in hidden_ND.detach().split(size)])
 
 
@@ -101,9 +109,8 @@ def cross_entropy_sum(
     Products are in autocast's type, else in the weight's; softmax, sums and the result in float32
     (float64 for float64). The gradients are computed here and only scaled on the way back.
     """
-    operands = (hidden_ND, weight_VD, bias_V, labels_N)
-    loss = _CrossEntropySum.apply(chunk_rows, torch.is_grad_enabled(), *operands)  # type: ignore[no-untyped-call]
-    return cast("Tensor", loss)
+    loss = _LabelLoss(labels_N, torch.ones_like(labels_N, dtype=torch.float32))
+    return linear_loss(hidden_ND, weight_VD, bias_V, loss, chunk_rows)[0]
 
 
 def log_probs(
@@ -143,126 +150,35 @@ def logits_agree(model: nn.Module, inputs: Mapping[str, object]) -> float:
     return float((actual - expected.flatten()).abs().max())
 
 
-def compile_softmax(enabled: bool) -> None:
-    """Choose, once for a run, whether torch.compile makes the softmax of a chunk one kernel.
-
-    Off at first. On a CPU it needs a C++ compiler and some seconds; last bits differ.
-    """
-    _Choice.compiled = enabled
-
-
-class _Choice:
-    compiled = False
-
-
-class _Operands(NamedTuple):
-    hidden_ND: Tensor
-    weight_VD: Tensor
-    bias_V: Tensor | None
-    labels_N: Tensor
-
-
-class _CrossEntropySum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: int | None, differentiable: bool, *tensors: Tensor) -> Tensor:
-        operands = _Operands(*tensors)
-        dtype = product_dtype(operands.weight_VD)
-        needed = ctx.needs_input_grad[2:] if differentiable else (False,) * 4
-        ctx.gradients = _Gradients(operands, needed)
-        scale_N = torch.ones_like(operands.labels_N, dtype=torch.float32) if any(needed) else None
-        return -_sweep(operands, dtype, rows, scale_N, ctx.gradients).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("a vocabulary loss went backward twice: its gradients are spent")
-        gradients, ctx.gradients = ctx.gradients.all(), None
-        for each in gradients:
-            if each is not None:
-                each.mul_(gradient)
-        return None, None, *gradients, None
-
-
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: int | None, *tensors: Tensor) -> Tensor:
-        operands = _Operands(*tensors)
+        operands = Operands(*tensors)
         ctx.save_for_backward(*operands)
         ctx.rows, ctx.dtype = rows, product_dtype(operands.weight_VD)
-        return _sweep(operands, ctx.dtype, rows)
+        loss = _LabelLoss(cast("Tensor", operands.labels_N))
+        return -sweep(operands, ctx.dtype, loss, rows).squeeze(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
-        operands = _Operands(*ctx.saved_tensors)
-        gradients = _Gradients(operands, ctx.needs_input_grad[1:])
-        _sweep(operands, ctx.dtype, ctx.rows, -gradient_N, gradients)
+        operands = Operands(*ctx.saved_tensors)
+        gradients = Gradients(operands, ctx.needs_input_grad[1:])
+        loss = _LabelLoss(cast("Tensor", operands.labels_N), -gradient_N)
+        sweep(operands, ctx.dtype, loss, ctx.rows, gradients)
         return None, *gradients.all(), None
 
 
-class _Gradients:
-    """Gradients of what needs them, in float32 (autograd gives them the type of their tensor)."""
+class _LabelLoss:
+    """-log p of each row's label times a scale, as a loss of logits."""
 
-    def __init__(self, operands: _Operands, needed: Sequence[bool]) -> None:
-        self.hidden_ND, self.weight_VD, self.bias_V, _ = (
-            torch.zeros_like(tensor, dtype=_wide(tensor.dtype))
-            if tensor is not None and need
-            else None
-            for tensor, need in zip(operands, needed, strict=True)
-        )
-        self._product_VD: Tensor | None = None  # kept: fresh memory of this size is slow
+    def __init__(self, labels_N: Tensor, scale_N: Tensor | None = None) -> None:
+        self.labels_N, self.scale_N = labels_N, scale_N
 
-    def all(self) -> tuple[Tensor | None, ...]:
-        """Return them in the order of the operands."""
-        return self.hidden_ND, self.weight_VD, self.bias_V
-
-    def add(self, rows: slice, gradient_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
-        """Add a chunk's, given the gradient of its logits."""
-        if self.hidden_ND is not None:
-            self.hidden_ND[rows] = gradient_CV @ weight_VD
-        if self.bias_V is not None:
-            self.bias_V += gradient_CV.sum(0, dtype=self.bias_V.dtype)
-        if self.weight_VD is not None:
-            self._add_weight(self.weight_VD, gradient_CV, hidden_CD)
-
-    def _add_weight(self, total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
-        if total_VD.dtype == hidden_CD.dtype:
-            total_VD.addmm_(gradient_CV.T, hidden_CD)
-            return
-        if self._product_VD is None:
-            self._product_VD = torch.empty_like(total_VD, dtype=hidden_CD.dtype)
-        product_VD = torch.mm(gradient_CV.T, hidden_CD, out=self._product_VD)
-        for block in _slices(len(total_VD), _block_rows(total_VD)):
-            # A sum of two types is three times slower than a change of type and a sum.
-            total_VD[block] += product_VD[block].to(total_VD.dtype)
-
-
-def _sweep(
-    operands: _Operands,
-    dtype: torch.dtype,
-    chunk_rows: int | None,
-    scale_N: Tensor | None = None,
-    gradients: _Gradients | None = None,
-) -> Tensor:
-    """Return log p of every label; with a scale, add the gradients of -Σ scale · log p."""
-    hidden_ND, weight_VD, bias_V, labels_N = operands
-    weight_VD = weight_VD.to(dtype)
-    size = min(chunk_rows or _chunk_rows(len(weight_VD), dtype), len(labels_N))
-    logits_CV = weight_VD.new_empty(size, len(weight_VD))
-    log_probs_N = torch.empty_like(labels_N, dtype=_wide(dtype))
-    with torch.autocast(weight_VD.device.type, enabled=False):
-        for rows in _slices(len(labels_N), size):
-            hidden_CD = hidden_ND[rows].to(dtype)
-            logits_CV.resize_(len(hidden_CD), len(weight_VD))  # in the memory it has
-            torch.mm(hidden_CD, weight_VD.T, out=logits_CV)
-            if bias_V is not None:
-                logits_CV += bias_V.to(dtype)
-            scale_C = None if scale_N is None else scale_N[rows]
-            log_probs_N[rows] = _softmax(logits_CV, labels_N[rows], scale_C)
-            if gradients is not None and scale_N is not None:
-                gradients.add(rows, logits_CV, hidden_CD, weight_VD)
-    return log_probs_N
+    def __call__(self, logits_CV: Tensor, rows: slice, *, gradient: bool) -> Tensor:
+        """Return -log p, [C, 1], not scaled; its gradient is."""
+        scale_C = self.scale_N[rows] if gradient and self.scale_N is not None else None
+        return -_softmax(logits_CV, self.labels_N[rows], scale_C)[:, None]
 
 
 def _layer_log_probs(
@@ -279,10 +195,10 @@ def _layer_log_probs(
         result = _LogitsLogProbs.apply(logits_CV, labels_C)  # type: ignore[no-untyped-call]
         return cast("Tensor", result)
 
-    size = chunk_rows or _chunk_rows(layer.vocabulary, torch.float32)
+    size = chunk_rows or chunk_size(layer.vocabulary, torch.float32)
     chunks = [
         checkpoint(chunk, hidden_ND[rows], labels_N[rows], use_reentrant=False)
-        for rows in _slices(max(1, len(labels_N)), size)
+        for rows in slices(max(1, len(labels_N)), size)
     ]
     return torch.cat(chunks)
 
@@ -308,7 +224,7 @@ def _softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Ten
     Without one the logits stay as they are.
     """
     with torch.autocast(logits_CV.device.type, enabled=False):
-        if not _Choice.compiled or len(labels_C) == 0:
+        if not compiles_kernels() or len(labels_C) == 0:
             return _eager_softmax(logits_CV, labels_C, scale_C)
         # Copies, since torch compiles again for views of other tensors.
         scale_C = scale_C if scale_C is None else scale_C.clone()
@@ -316,11 +232,11 @@ def _softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Ten
 
 
 def _eager_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Tensor:
-    log_probs_C = torch.empty_like(labels_C, dtype=_wide(logits_CV.dtype))
-    size = min(_block_rows(logits_CV), len(labels_C))
-    wide = torch.empty_like(logits_CV[:size], dtype=log_probs_C.dtype)
-    for rows in _slices(len(labels_C), size):
-        block, label = wide[: len(labels_C[rows])].copy_(logits_CV[rows]), labels_C[rows, None]
+    log_probs_C = torch.empty_like(labels_C, dtype=wide(logits_CV.dtype))
+    size = min(block_rows(logits_CV), len(labels_C))
+    wide_CV = torch.empty_like(logits_CV[:size], dtype=log_probs_C.dtype)
+    for rows in slices(len(labels_C), size):
+        block, label = wide_CV[: len(labels_C[rows])].copy_(logits_CV[rows]), labels_C[rows, None]
         highest, at_label = block.amax(-1), block.gather(-1, label).squeeze(-1)
         torch.softmax(block, -1, out=block)
         # The highest probability is exp(highest - log Σ exp), and never too small for a float.
@@ -333,7 +249,7 @@ def _eager_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) 
 
 def _fused_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) -> Tensor:
     """Say what `_eager_softmax` does in a way that becomes one kernel."""
-    wide_CV = logits_CV.to(_wide(logits_CV.dtype))
+    wide_CV = logits_CV.to(wide(logits_CV.dtype))
     highest_C1 = wide_CV.amax(-1, keepdim=True)
     normaliser_C1 = highest_C1 + (wide_CV - highest_C1).exp().sum(-1, keepdim=True).log()
     log_probs_C = (wide_CV.gather(-1, labels_C[:, None]) - normaliser_C1).squeeze(-1)
@@ -348,20 +264,3 @@ def _fused_softmax(logits_CV: Tensor, labels_C: Tensor, scale_C: Tensor | None) 
 def _compiled_softmax() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     # Dynamic from the start: a shorter last chunk, or another vocabulary, is the same kernel.
     return torch.compile(_fused_softmax, dynamic=True)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _chunk_rows(vocabulary: int, dtype: torch.dtype) -> int:
-    return max(1, CHUNK_BYTES // (vocabulary * dtype.itemsize))
-
-
-def _block_rows(matrix: Tensor) -> int:
-    """Return how many rows to pass over at once: all of them, unless there is a cache to mind."""
-    return max(1, BLOCK_ELEMENTS // matrix.shape[1] if matrix.is_cpu else len(matrix))
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, max(1, size))]

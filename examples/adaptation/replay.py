@@ -1,7 +1,7 @@
 """Show that replay saves what continued pre-training would forget: three seeds, with and without.
 
     make demo
-    python examples/adaptation/replay.py outputs/…/stages/pretraining/checkpoint
+    python examples/adaptation/replay.py outputs/…/stages/pretrain/checkpoint
 
 Raises AssertionError if one of the claims does not hold.
 """

@@ -1,7 +1,7 @@
 """Adapt a model to a domain, then fine-tune it on few labels: against no and a wrong adaptation.
 
     make demo
-    python examples/finetuning/adapted.py outputs/…/stages/pretraining/checkpoint
+    python examples/finetuning/adapted.py outputs/…/stages/pretrain/checkpoint
 
 As Gururangan et al. (2020) did at scale. The domain is the natural world, in which the labels lie
 too; the wrong one, of the same size, is Python's own documentation. Terms of the test rows stand in

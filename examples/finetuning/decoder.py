@@ -4,7 +4,7 @@ A seed decides the head that both begin with, and the order of the rows for both
 the difference: Trainer's warm-up begins at 0, and rounding, which grows from step to step.
 
     make demo
-    python examples/finetuning/decoder.py outputs/…/stages/pretraining/checkpoint
+    python examples/finetuning/decoder.py outputs/…/stages/pretrain/checkpoint
 
 Raises AssertionError if the mean accuracies are more than 2 points apart.
 """

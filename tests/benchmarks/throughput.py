@@ -82,11 +82,12 @@ def build() -> LlamaForCausalLM:
 
 def loop(steps: int) -> dict[str, float]:
     """Time what a careful person writes by hand."""
-    from ontogeny.vocabulary_loss import compile_softmax, vocabulary_loss
+    from ontogeny.logit_loss import compile_kernels
+    from ontogeny.vocabulary_loss import vocabulary_loss
 
     model = build()
     clock = Clock()
-    compile_softmax(True)
+    compile_kernels(True)
     model.model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     data = rows(ROWS * steps)

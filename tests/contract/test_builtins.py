@@ -45,6 +45,8 @@ T5 = {
 TINY_T5 = [f"model.config.{name}={value}" for name, value in T5.items()]
 ANSWERED = sample_rows([("prompt", "completion")])
 QUESTIONS = [{**row, "answer": 0} for row in sample_rows([("question", "choices")])]
+CUT = ["adapter=[cut]", "adapter.cut.layers=[0]"]  # out of a teacher
+WRITING = [*CUT, "objective.max_tokens=6"]
 STRIDES = ["objective.stride=8", "evaluator.span_qa.stride=8"]
 ROLLOUTS = [
     *QUICK,
@@ -52,18 +54,22 @@ ROLLOUTS = [
     "objective.max_tokens=6",
     "trainer.max_steps=3",
 ]
-# Their own tests check them: with a reward model, with an optional package, on a checkpoint whose
-# tokenizer or adapter the format can hold.
+# Need an optional package, another checkpoint, a teacher, a reward model, or a tokenizer or adapter
+# that the format can hold: the tests of their plugins check their contracts with those.
 ELSEWHERE = {
     ("evaluator", "lm_eval"),
+    ("evaluator", "win_rate"),
     ("exporter", "gguf"),
     ("exporter", "onnx"),
     ("exporter", "peft"),
+    ("objective", "cross_tokenizer"),
+    ("objective", "masked_distillation"),
     ("reward", "checkpoint"),
 }
 COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("adapter", "adalora", {}),
     ("adapter", "block_expansion", {"overrides": ["adapter.block_expansion.every=1"]}),
+    ("adapter", "cut", {"stage": "distillation", "overrides": [*QUICK, *CUT]}),
     ("adapter", "freeze", {"overrides": ["adapter.freeze.first_blocks=1"]}),
     ("adapter", "full", {}),
     ("adapter", "lora", {}),
@@ -78,9 +84,12 @@ COMPONENTS: list[tuple[str, str, dict[str, object]]] = [
     ("objective", "clm", {"overrides": QUICK}),
     ("objective", "contrastive", {"stage": "finetuning_embedding"}),
     ("objective", "cpo", {"stage": "preference", "overrides": QUICK}),
+    ("objective", "distillation", {"stage": "distillation", "overrides": [*QUICK, *CUT]}),
     ("objective", "dpo", {"stage": "preference", "overrides": QUICK}),
     ("objective", "grpo", {"stage": "reinforcement", "overrides": ROLLOUTS}),
+    ("objective", "gkd", {"stage": "distillation_on_policy", "overrides": [*QUICK, *WRITING]}),
     ("objective", "kto", {"stage": "preference", "overrides": [*QUICK, "evaluator=[]"]}),
+    ("objective", "minillm", {"stage": "distillation_on_policy", "overrides": [*QUICK, *WRITING]}),
     ("objective", "mlm", {"stage": "pretraining_mlm", "overrides": [*QUICK, *TINY_BERT]}),
     ("objective", "multiple_choice", {"stage": "finetuning_choice"}),
     ("objective", "orpo", {"stage": "preference", "overrides": QUICK}),

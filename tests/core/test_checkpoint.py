@@ -119,8 +119,8 @@ def test_the_lineage_comes_back(folder: Path) -> None:
 def test_the_card_says_where_it_comes_from(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    assert "- parent: none (random weights)" in card
-    assert "- data: books/ (7 rows)" in card
+    assert "Made by the stage `pretraining`" in card
+    assert "| books/ | 7 |" in card
 
 
 def test_a_checkpoint_of_others_has_no_lineage(folder: Path) -> None:

@@ -134,7 +134,7 @@ MISUSES = [
     (["--run", "--cfg", "job"], "give only one of --run, --multirun, --cfg"),
     (["--resolve"], "--resolve needs --cfg beside it"),
     (["stage=null"], "a group is null; choose an option of it or drop it: ~group"),
-    (["lifecycle=own"], "lifecycle: nothing that is installed offers an option of this group"),
+    (["lifecycle=own"], "lifecycle=own: no such option; known: auto, demo"),
     (["adapter=[lorra]"], "adapter=lorra: no such option (did you mean 'lora'?); known: adalora, "),
     (["~stage"], "stage is not set; choose one with stage=<name>"),
     (["seed=-1"], "seed is -1; expected a whole number of 0 or more"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ontogeny import ConfigError
-from ontogeny._hydra import canonical, compose_config, overrides_of, run_main
+from ontogeny._hydra import _for_optuna, canonical, compose_config, overrides_of, run_main
 
 
 def refused(*overrides: str) -> str:
@@ -217,3 +217,36 @@ def test_only_the_beginning_of_an_override_is_taken_for_the_name_of_a_stage() ->
         "stage.prompts=[pretraining.y]",
     ]
     assert canonical(others) == others
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["seed=1"], []),
+        (["hydra/sweeper=optuna"], ["sampler.seed=0", "max_failure_rate=1.0"]),
+        (
+            ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid"],
+            ["max_failure_rate=1.0"],
+        ),
+        (
+            ["hydra/sweeper=optuna", "sweep.metric=align/preference/accuracy"],
+            ["sampler.seed=0", "max_failure_rate=1.0", "direction=maximize"],
+        ),
+        (
+            ["hydra/sweeper=optuna", "sweep.metric=[a/forgetting/gain/x,a/forgetting/forgetting]"],
+            ["sampler.seed=0", "max_failure_rate=1.0", "direction=[maximize,minimize]"],
+        ),
+        (
+            ["hydra/sweeper=optuna", "sweep.metric=accuracy", "hydra.sweeper.direction=minimize"],
+            ["sampler.seed=0", "max_failure_rate=1.0"],
+        ),
+        (
+            ["hydra/sweeper=optuna", "sweep.mode=max"],
+            ["sampler.seed=0", "max_failure_rate=1.0", "direction=maximize"],
+        ),
+    ],
+)
+def test_a_search_with_optuna_is_given_what_the_user_does_not_say(
+    overrides: list[str], expected: list[str]
+) -> None:
+    assert _for_optuna(overrides) == [f"hydra.sweeper.{item}" for item in expected]

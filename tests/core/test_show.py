@@ -42,11 +42,39 @@ def test_parameters_are_counted_over_all_files(folder: Path) -> None:
 def test_a_checkpoint_of_ours_says_where_it_comes_from(folder: Path) -> None:
     (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     text = show(str(folder))
-    assert "stage      pretraining, 12 steps" in text
-    assert "parent     none: random weights" in text
-    assert "data       novels: books/ (90 rows, 10 held out)" in text
     assert "versions   ontogeny 0.1.0, torch 2.13" in text
     assert "key        abc" in text
+    assert text.splitlines()[-6:] == [
+        "",
+        "○ random weights",
+        "│",
+        "● pretraining, 12 steps",
+        "    data     novels: books/ (90 rows, 10 held out)",
+        "    key      abc",
+    ]
+
+
+def test_the_stages_before_are_drawn_above_with_what_they_gave(folder: Path) -> None:
+    metrics = {"perplexity": {"bits_per_byte": {"value": 2.1, "low": 2.0, "high": 2.2}}}
+    inputs = {
+        "model.source": {"source": "/gone", "key": "abc"},
+        "teacher.source": {"source": "/big", "key": None},
+    }
+    after = {"stage": "sft", "steps": 3, "key": "def", "metrics": metrics, "inputs": inputs}
+    (folder / "lineage.json").write_text(json.dumps({**after, "ancestors": [LINEAGE]}))
+    assert show(str(folder)).splitlines()[-11:] == [
+        "○ random weights",
+        "│",
+        "● pretraining, 12 steps",
+        "│   data     novels: books/ (90 rows, 10 held out)",
+        "│   key      abc",
+        "│",
+        "● sft, 3 steps",
+        "    model    pretraining",
+        "    teacher  /big",
+        "    measured perplexity/bits_per_byte 2.1 (2 to 2.2)",
+        "    key      def",
+    ]
 
 
 def test_a_checkpoint_of_others_has_no_lineage(folder: Path) -> None:

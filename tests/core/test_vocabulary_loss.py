@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ontogeny import vocabulary_loss as subject
 from ontogeny.errors import ConfigError
+from ontogeny.logit_loss import compile_kernels, compiles_kernels
 from ontogeny.output_layer import label_states
 from ontogeny.vocabulary_loss import (
-    compile_softmax,
     cross_entropy_sum,
     label_log_probs,
     log_probs,
@@ -555,11 +554,11 @@ def test_comparing_logits_leaves_the_mode_of_every_module() -> None:
 
 @pytest.fixture
 def compiled() -> Iterator[None]:
-    compile_softmax(True)
+    compile_kernels(True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
-    compile_softmax(False)
+    compile_kernels(False)
 
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
@@ -591,7 +590,7 @@ def test_the_compiled_softmax_says_the_same_without_compiling_again_and_again() 
 @pytest.mark.parametrize("make", [llama, gemma2])
 def test_models_agree_with_a_compiled_softmax(make: Callable[[], nn.Module]) -> None:
     model = make()
-    assert subject._Choice.compiled
+    assert compiles_kernels()
     check_model(model)
     inputs, labels_BT = batch(model)
     loss = vocabulary_loss(model, inputs, torch.full_like(labels_BT, -100))

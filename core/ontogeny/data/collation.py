@@ -24,6 +24,7 @@ PADDING = {"labels": IGNORED}
 def collate_tokens(examples: Sequence[Example]) -> Batch:
     """Pad every per-token column on the right and stack it: [B, T] int64 or float32 tensors.
 
+    Columns of K values for each token become [B, T, K].
     Columns of one value per example become [B]. `attention_mask` (1 real, 0 padding) is added
     when a row was padded, and `position_ids` where `branch_ids` say that they are not the places
     in the row. Raises ValueError when columns differ between examples.
@@ -46,8 +47,9 @@ def pad_row(example: Example, length: int) -> Example:
         return example
     row = dict(example)
     for name, column in example.items():
-        if column.ndim == 1 and len(column) == tokens:
-            padding = np.full(missing, PADDING.get(name, 0), column.dtype)
+        if column.ndim and len(column) == tokens:
+            shape = (missing, *column.shape[1:])
+            padding = np.full(shape, PADDING.get(name, 0), column.dtype)
             row[name] = np.concatenate([column, padding])
     row["position_ids"][-missing:] = np.arange(missing)
     row["document_ids"][-missing:] = example["document_ids"].max() + 1
@@ -58,7 +60,8 @@ def _stack(examples: Sequence[Example], name: str, longest: int) -> torch.Tensor
     columns = [np.asarray(example[name]) for example in examples]
     if all(column.ndim == 0 for column in columns):
         return _tensor(np.stack(columns))
-    stacked = np.full((len(columns), longest), PADDING.get(name, 0), columns[0].dtype)
+    shape = (len(columns), longest, *columns[0].shape[1:])
+    stacked = np.full(shape, PADDING.get(name, 0), columns[0].dtype)
     for row, column in zip(stacked, columns, strict=True):
         row[: len(column)] = column
     return _tensor(stacked)

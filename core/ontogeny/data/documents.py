@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.objective import Example
 
 # Letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Chinese.
 _UNSPACED = (
@@ -51,6 +52,23 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
+
+
+def causal_examples(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, start: bool, end: bool
+) -> Iterator[Example]:
+    """Yield [start] text [end], cut into what is seen and what is predicted one later.
+
+    The start is the tokenizer's bos token, else its eos; the end its eos token: as far as wanted,
+    and as it has them.
+    """
+    eos = tokenizer.eos_token_id
+    first = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    before = [first] if start and first is not None else []
+    after = [eos] if end and eos is not None else []
+    for ids in token_ids(texts, tokenizer):
+        document = np.array([*before, *ids, *after], dtype=np.int32)
+        yield {"input_ids": document[:-1], "labels": document[1:]}
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -129,6 +129,16 @@ class Mixture:
         """
         return self._token_shares(self._counts(positions))
 
+    @property
+    def requested(self) -> dict[str, float]:
+        """The share of each source in the tokens that was asked for, before any change."""
+        return self._token_shares(self._segments[0].row_shares)
+
+    def tokens_after(self, positions: int) -> dict[str, int]:
+        """Return how many tokens of each source are in the first `positions` rows, as above."""
+        tokens = self._tokens(self._counts(positions))
+        return {s.name: round(n) for s, n in zip(self.sources, tokens, strict=True)}
+
     def _segment(self, position: int) -> _Segment:
         return next(each for each in reversed(self._segments) if each.start <= position)
 
@@ -139,9 +149,12 @@ class Mixture:
         return [before + count for before, count in zip(segment.before, own, strict=True)]
 
     def _token_shares(self, rows: Sequence[int]) -> dict[str, float]:
-        tokens = [n * (s.tokens / s.rows) for n, s in zip(rows, self.sources, strict=True)]
+        tokens = self._tokens(rows)
         total = math.fsum(tokens) or 1.0  # before the first position, all shares are 0
         return {s.name: n / total for s, n in zip(self.sources, tokens, strict=True)}
+
+    def _tokens(self, rows: Sequence[int]) -> list[float]:
+        return [n * (s.tokens / s.rows) for n, s in zip(rows, self.sources, strict=True)]
 
 
 def interleave(position: int, shares: Sequence[int], phases: Sequence[int]) -> tuple[int, int]:

@@ -163,7 +163,9 @@ def _join(name: str, columns: list[np.ndarray], lengths: list[int]) -> np.ndarra
     if all(column.ndim == 0 for column in columns):
         return np.stack(columns)
     for column, length in zip(columns, lengths, strict=True):
-        if column.shape != (length,):
+        if column.shape[:1] != (length,):
             message = f"column {name} has shape {column.shape} in a piece of {length} tokens"
-            raise DataError(f"{message}; packing needs one value per token or per example")
+            raise DataError(
+                f"{message}; packing needs one value, or K, per token or one per example"
+            )
     return np.concatenate(columns)

@@ -30,6 +30,7 @@ from ontogeny.options import Data, Source, column_names
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.annotations import Annotations
     from ontogeny.objective import Example, Objective, Row
     from ontogeny.store import Store
 
@@ -201,7 +202,7 @@ class SourceRows:
     def __init__(self, source: PreparedSource, rows: TrainingRows) -> None:
         self.source = source
         self.capacity = rows.capacity
-        self.annotations: Examples | None = None  # more columns of each row
+        self.annotations: Annotations | None = None  # more columns of each row
         self._cutting = rows.long_examples
         lengths = source.examples.sizes()
         if not source.examples.has_tokens:  # such as pairs: the objective limits their length
@@ -279,21 +280,43 @@ def validation_rows(
 
     `data.validation.path` stands for all sources together.
     """
+    files = {source.name: source.held_out for source in prepared}
+
+    def read(reader: SourceReader) -> list[Row]:
+        with files[reader.name].open() as lines:
+            return [cast("Row", json.loads(line)) for line in islice(lines, data.validation.limit)]
+
+    return _validation_rows(data, required, read)
+
+
+def validation_rows_again(data: Data, required: Sequence[Sequence[str]]) -> dict[str, list[Row]]:
+    """Return the rows that `validation_rows` does, out of the sources: nothing is tokenised.
+
+    With `data.on_error=skip` rows are among them that only the objective refused.
+    """
+
+    def read(reader: SourceReader) -> list[Row]:
+        return [record.row for record in islice(reader.held_out_records(), data.validation.limit)]
+
+    return _validation_rows(data, required, read)
+
+
+def _validation_rows(
+    data: Data,
+    required: Sequence[Sequence[str]],
+    read_held_out: Callable[[SourceReader], list[Row]],
+) -> dict[str, list[Row]]:
     limit = data.validation.limit
     if data.validation.path:
         reader = SourceReader("validation", data.validation.path, data, required)
         return {"validation": _placed(islice(reader.records(), limit))}
     held_out: dict[str, list[Row]] = {}
-    for source in prepared:
-        own = sources_of(data)[source.name].validation
-        if own:
-            reader = SourceReader(source.name, own, data, required)
-            held_out[source.name] = _placed(islice(reader.records(), limit))
-            continue
-        with source.held_out.open() as lines:
-            rows = [cast("Row", json.loads(line)) for line in islice(lines, limit)]
-        if rows:
-            held_out[source.name] = rows
+    for name, source in sources_of(data).items():
+        if source.validation:
+            reader = SourceReader(name, source.validation, data, required)
+            held_out[name] = _placed(islice(reader.records(), limit))
+        elif rows := read_held_out(SourceReader(name, source.path, data, required)):
+            held_out[name] = rows
     return held_out
 
 

@@ -200,7 +200,7 @@ def _cut(example: Example) -> list[Example]:
     halves = (slice(0, length // 2), slice(length // 2, length))
     return [
         {
-            name: column[half] if column.shape == (length,) else column
+            name: column[half] if column.shape[:1] == (length,) else column
             for name, column in example.items()
         }
         for half in halves

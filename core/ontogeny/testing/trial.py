@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ontogeny.adapter import Adapter, Bundle
+from ontogeny.annotations import Recorded
 from ontogeny.api import compose
 from ontogeny.checkpoint import save_checkpoint
 from ontogeny.companions import Companions
@@ -121,14 +122,15 @@ class Trial:
         """Let an objective begin; return the examples with what its companion says of each."""
         self.others = self.companions()
         objective.begin(self.others)
-        if (companion := objective.annotator()) is None:
+        companion = objective.annotator()
+        if companion is None or isinstance(companion, Recorded):
             return list(examples)
         model = cast("nn.Module", companion.load().model)
         found = []
         for example in examples:
             with torch.no_grad():
                 columns = objective.annotate(model, objective.collate([example]))
-            new = {name: values[0].float().numpy() for name, values in columns.items()}
+            new = {name: values[0].numpy() for name, values in columns.items()}
             found.append({**example, **new})
         return found
 

@@ -14,4 +14,12 @@ class CausalLM:
 def ontogeny_heads() -> list[Component]:
     """Offer `causal_lm`."""
     implementation = "ontogeny_plugins.causal_lm.head:CausalLMHead"
-    return [Component("causal_lm", config=CausalLM, implementation=implementation)]
+    return [
+        Component(
+            "causal_lm",
+            config=CausalLM,
+            implementation=implementation,
+            takes=("causal_lm", "masked_lm"),  # an encoder becomes a causal decoder
+            classes=("ForCausalLM", "LMHeadModel"),
+        )
+    ]

@@ -144,7 +144,7 @@ class Compressing(Training):
 
     def lineage(self) -> dict[str, object]:
         """Return what goes into the checkpoint's lineage."""
-        return self._lineage(self.sources, self.rows.mixture.shares, steps=0)
+        return self._lineage(self.sources, self.rows.mixture, steps=0, rows=len(self.rows))
 
     def _applied(self, bundle: Bundle) -> Bundle:
         for name, adapter in self.adapters.items():

@@ -1,8 +1,10 @@
 """Stage `diagnosis`: the path advisor, which measures before it recommends."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ontogeny import Component, ConfigError, hookimpl
+from ontogeny import Component, ConfigError, Section, hookimpl
+from ontogeny.component import NO_CHECKPOINT
 from ontogeny.options import require_positive
 
 SHARES = (
@@ -56,4 +58,12 @@ def _require_share(key: str, value: float) -> None:
 def ontogeny_stages() -> list[Component]:
     """Offer `diagnosis`."""
     implementation = "ontogeny_plugins.diagnosis.stage:DiagnosisStage"
-    return [Component("diagnosis", config=Diagnosis, implementation=implementation)]
+    return [Component("diagnosis", Diagnosis, implementation, gives=NO_CHECKPOINT)]
+
+
+@hookimpl
+def ontogeny_report_sections(folder: Path) -> list[Section]:
+    """Show the advice on the page of the run."""
+    from ontogeny_plugins.diagnosis.section import sections  # noqa: PLC0415  only for pages
+
+    return sections(folder)

@@ -7,6 +7,7 @@ from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, cast
 
 from ontogeny.api import compose
+from ontogeny.configuration import plain
 from ontogeny.errors import ConfigError, OntogenyError
 from ontogeny.options import Data
 from ontogeny.plugins import registry
@@ -62,6 +63,25 @@ def next_overrides(
         listed = ", ".join(sorted(task.columns))
         advice.notes.append(f"no stage is known for a task whose rows have {listed}")
     return _first_that_composes(stages, config, body, advice.notes, columns=task.columns)
+
+
+def next_options(advice: Advice, config: StageConfig, saving: Saving | None) -> dict[str, object]:
+    """Return the options of the continued pre-training that is advised, for those who follow."""
+    if advice.path != SPECIALISED:
+        return {}
+    options: dict[str, object] = {
+        "data.sources.domain.weight": 1 - advice.replay,
+        "data.sources.general.weight": advice.replay,
+        "adapter": [],
+    }
+    if saving is not None and advice.expand:
+        name = saving.adapter
+        options["adapter"] = [name]
+        options |= {
+            f"adapter.{name}.{item.name}": plain(getattr(config.adapter[name], item.name))
+            for item in fields(config.adapter[name])  # type: ignore[arg-type]  # options
+        }
+    return options
 
 
 def quoted(value: object) -> str:

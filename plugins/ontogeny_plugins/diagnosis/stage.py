@@ -9,10 +9,10 @@ from ontogeny.data.pipeline import digest_source
 from ontogeny.digest import DigestCache
 from ontogeny.errors import ConfigError, DataError
 from ontogeny.folders import write_text
-from ontogeny.stage import Stage, StageContext, StageResult
+from ontogeny.stage import Advice, Stage, StageContext, StageResult
 from ontogeny_plugins.diagnosis.evidence import evidence_of, metrics_of
 from ontogeny_plugins.diagnosis.investigation import Investigation
-from ontogeny_plugins.diagnosis.overrides import next_overrides
+from ontogeny_plugins.diagnosis.overrides import next_options, next_overrides
 from ontogeny_plugins.diagnosis.report import report
 from ontogeny_plugins.diagnosis.rule import advise
 from ontogeny_plugins.diagnosis.sampling import Sample, draw_sample
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ontogeny.configuration import StageConfig
     from ontogeny_plugins.diagnosis import Diagnosis
 
-TEXTS = ("domain", "general", "task")
+KNOWN = ("domain", "general")
+TEXTS = (*KNOWN, "task")
 ADVICE = "advice.json"
 
 
@@ -51,7 +52,14 @@ class DiagnosisStage(Stage):
         for line in report(findings, advice, samples, overrides):
             context.announce(line)
         context.announce(f"all of it is in stages/{context.name}/{ADVICE} of this run's folder")
-        return StageResult(metrics={"diagnosis": metrics_of(findings, self.config.resamples)})
+        return StageResult(
+            metrics={"diagnosis": metrics_of(findings, self.config.resamples)},
+            advice=Advice(advice.path, next_options(advice, context.config, findings.saving)),
+        )
+
+    def check(self, config: StageConfig) -> None:
+        """Raise ConfigError where a text is missing, or something is set that is not read."""
+        require_texts(config)
 
     def _samples(self, context: StageContext) -> dict[str, Sample]:
         data = context.config.data
@@ -73,15 +81,8 @@ class DiagnosisStage(Stage):
 def require_inputs(context: StageContext) -> None:
     """Raise ConfigError for what is missing, or would not be read; DataError for equal texts."""
     config = context.config
-    for key, value in _needed(config).items():
-        if not value:
-            needs = "a diagnosis needs a checkpoint, text of the domain and general text"
-            msg = f"{key} is not set; {needs}"
-            raise ConfigError(msg)
-    for key, (unread, remedy) in _unread(config).items():
-        if unread:
-            msg = f"{key} is {unread}, which a diagnosis does not read; {remedy}"
-            raise ConfigError(msg)
+    _require_set("model.source", config.model.source)
+    require_texts(config)
     cache = DigestCache(context.store.root / "digests")
     domain, general = str(config.data.domain.path), str(config.data.general.path)
     if digest_source(domain, cache) == digest_source(general, cache):
@@ -92,13 +93,21 @@ def require_inputs(context: StageContext) -> None:
         raise DataError(msg)
 
 
-def _needed(config: StageConfig) -> dict[str, str | None]:
-    data = config.data
-    return {
-        "model.source": config.model.source,
-        "data.domain.path": data.domain.path,
-        "data.general.path": data.general.path,
-    }
+def require_texts(config: StageConfig) -> None:
+    """Raise ConfigError where a text is missing, or something is set that is not read."""
+    for name in KNOWN:
+        _require_set(f"data.{name}.path", getattr(config.data, name).path)
+    for key, (unread, remedy) in _unread(config).items():
+        if unread:
+            msg = f"{key} is {unread}, which a diagnosis does not read; {remedy}"
+            raise ConfigError(msg)
+
+
+def _require_set(key: str, value: str | None) -> None:
+    if not value:
+        needs = "a diagnosis needs a checkpoint, text of the domain and general text"
+        msg = f"{key} is not set; {needs}"
+        raise ConfigError(msg)
 
 
 def _unread(config: StageConfig) -> dict[str, tuple[object, str]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ontogeny import Component, hookimpl
+from ontogeny.component import KIND_OF_HEAD, NO_CHECKPOINT
 
 
 @dataclass
@@ -14,4 +15,5 @@ class Evaluation:
 def ontogeny_stages() -> list[Component]:
     """Offer `evaluation`."""
     implementation = "ontogeny_plugins.evaluation.stage:EvaluationStage"
-    return [Component("evaluation", config=Evaluation, implementation=implementation)]
+    takes = (KIND_OF_HEAD,)  # a head with new weights would say something random
+    return [Component("evaluation", Evaluation, implementation, takes=takes, gives=NO_CHECKPOINT)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,7 +24,11 @@ from ontogeny_plugins.evaluation.rows import AllRows
 if TYPE_CHECKING:
     from torch import nn
 
+    from ontogeny.configuration import StageConfig
+    from ontogeny.evaluator import Evaluator
     from ontogeny.head import Head
+    from ontogeny.objective import Row
+    from ontogeny.plugins import Registry
     from ontogeny_plugins.evaluation import Evaluation as Options
 
 # The whole model is in these types; in mixed precision its weights stay float32.
@@ -57,6 +64,17 @@ class EvaluationStage(Stage):
         if config.preflight:
             self._require_read_keys(context)
         return StageResult(metrics=evaluation.run(bundle))
+
+    def measured_rows(
+        self, config: StageConfig, registry: Registry
+    ) -> Mapping[str, Sequence[Row]] | None:
+        """Return all rows of the data."""
+        evaluators = {
+            name: cast("Evaluator", registry.build(options))
+            for name, options in config.evaluator.items()
+        }
+        with TemporaryDirectory() as rejected:
+            return AllRows(config.data, evaluators, Path(rejected), lambda _: None).read()
 
     def _require_all(self, context: StageContext) -> None:
         """Raise ConfigError for what the stage cannot do without, or has no use for."""

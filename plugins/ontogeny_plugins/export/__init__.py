@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ontogeny import Component, ConfigError, hookimpl
+from ontogeny.component import NO_CHECKPOINT
 from ontogeny.options import require_choice, require_not_negative, require_positive
 
 PROMPTS = ("It was a fine morning, and", "What is a river?")
@@ -77,7 +78,7 @@ class Program:
 def ontogeny_stages() -> list[Component]:
     """Offer `export`."""
     implementation = "ontogeny_plugins.export.stage:ExportStage"
-    return [Component("export", config=Export, implementation=implementation)]
+    return [Component("export", Export, implementation, gives=NO_CHECKPOINT)]
 
 
 @hookimpl

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ontogeny.adapter import Adapter, Bundle
+from ontogeny.blocks import find_blocks
 from ontogeny.errors import ConfigError
 from ontogeny.models import plain_weights, trained_share
 from ontogeny.preflight import Proof
 from ontogeny.quantization import is_quantised
-from ontogeny_plugins.freeze.blocks import find_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ontogeny.adapter import Adapter, Bundle
+from ontogeny.blocks import embeddings_of, find_blocks
 from ontogeny.errors import ConfigError
 from ontogeny.models import name_matches, trained_share
 from ontogeny.preflight import Proof
 from ontogeny.quantization import is_quantised
 from ontogeny.spelling import suggestion
-from ontogeny_plugins.freeze.blocks import embeddings_of, find_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -100,23 +100,26 @@ class RetrievalMetrics:
             require_positive(f"evaluator.retrieval.{name}", getattr(self, name))
 
 
+# Names, options, and how transformers' classes with such a head are called.
 _HEADS = (
-    ("sequence_classification", SequenceClassification),
-    ("reward", Reward),
-    ("value", Value),
-    ("token_classification", TokenClassification),
-    ("question_answering", QuestionAnswering),
-    ("multiple_choice", MultipleChoice),
-    ("embedding", Embedding),
+    ("sequence_classification", SequenceClassification, ("ForSequenceClassification",)),
+    ("reward", Reward, ("ForSequenceClassification",)),
+    ("value", Value, ()),
+    ("token_classification", TokenClassification, ("ForTokenClassification",)),
+    ("question_answering", QuestionAnswering, ("ForQuestionAnswering",)),
+    ("multiple_choice", MultipleChoice, ("ForMultipleChoice",)),
+    ("embedding", Embedding, ()),
 )
+
+_PLACE = "ontogeny_plugins.heads"
 
 
 @hookimpl
 def ontogeny_heads() -> list[Component]:
     """Offer a head for each task."""
     return [
-        Component(name, options, f"ontogeny_plugins.heads.{name}:{options.__name__}Head")
-        for name, options in _HEADS
+        Component(name, options, f"{_PLACE}.{name}:{options.__name__}Head", classes=classes)
+        for name, options, classes in _HEADS
     ]
 
 

@@ -87,10 +87,11 @@ class TaskClasses:
         """Tell the config what there is to know of the task, and return the class for it."""
         tell_labels(config, self.facts)
         text = config.get_text_config()
-        if (
-            getattr(text, "pad_token_id", None) is None
-        ):  # by it some of transformers' classes find the last token
-            text.pad_token_id = _padding(self.tokenizer)
+        # By it some of transformers' classes find the last token. A new one has no row yet: the
+        # config is told of it once the embeddings have grown.
+        padding = _padding(self.tokenizer)
+        if getattr(text, "pad_token_id", None) is None and padding < text.vocab_size:
+            text.pad_token_id = padding
         own = self.classes(type(config))
         settings = self.decide(config, own)
         if settings is None:

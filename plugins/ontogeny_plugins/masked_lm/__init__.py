@@ -14,4 +14,12 @@ class MaskedLM:
 def ontogeny_heads() -> list[Component]:
     """Offer `masked_lm`."""
     implementation = "ontogeny_plugins.masked_lm.head:MaskedLMHead"
-    return [Component("masked_lm", config=MaskedLM, implementation=implementation)]
+    return [
+        Component(
+            "masked_lm",
+            config=MaskedLM,
+            implementation=implementation,
+            takes=("masked_lm",),
+            classes=("ForMaskedLM",),
+        )
+    ]

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 from ontogeny import Component, ConfigError, hookimpl
-from ontogeny.options import CHECKPOINT, VOLATILE, require_choice, require_positive
+from ontogeny.options import (
+    CHECKPOINT,
+    VOLATILE,
+    checkpoint_of,
+    require_choice,
+    require_positive,
+)
 
 ENGINES = ("local", "vllm")
 REFERENCES = ("auto", "frozen", "adapter_off", "none")
@@ -167,7 +173,8 @@ class GRPO(Rollouts):
 class CheckpointReward:
     """What a reward model says of the conversation with its answer."""
 
-    source: str = field(default="???", metadata=CHECKPOINT)  # made by stage=reward_modeling
+    # made by stage=reward_modeling
+    source: str = field(default="???", metadata=checkpoint_of("reward", "sequence_classification"))
     weight: float = 1.0  # in the sum of the rewards
     # render the conversation again, as text, for a model with another tokenizer or template
     as_text: bool = False

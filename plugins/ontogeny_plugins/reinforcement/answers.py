@@ -36,6 +36,7 @@ class Answers:
         self.prompts = prompts
         self.samples = samples
         self.written = written
+        self.batches: list[Batch] = []  # of all answers, once they are made
         lengths = np.array([len(answer.tokens) for answer in written])
         self.starts = np.cumsum(lengths) - lengths  # of each answer in the flat form
         self.lengths_A = torch.from_numpy(lengths).to(device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ontogeny.attention import model_inputs
 from ontogeny.chat.conversation import UnfitError, conversation_of, require_bare
-from ontogeny.chat.encoding import examples_of
+from ontogeny.chat.encoding import examples_of, special_start
 from ontogeny.chat.rendering import Rendered, render
 from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.collation import collate_tokens
@@ -78,12 +78,22 @@ class RewardModel(Reward):
     def _rendered(self, completions: Sequence[Completion]) -> list[list[int]]:
         """Return conversations in the tokens and the template of the reward model."""
         template = ChatTemplate(self.tokenizer) if self.tokenizer.chat_template else None
+        # Of an answer without a word no token would be read.
+        bare = [template is None and not each.text.strip() for each in completions]
         try:
-            texts = [_conversation(each, template) for each in completions]
+            texts = [
+                _conversation(each, template)
+                for each, is_empty in zip(completions, bare, strict=True)
+                if not is_empty
+            ]
         except UnfitError as error:
             msg = f"{KEY}: the conversation cannot be rendered for the reward model: {error}"
             raise RewardError(msg) from error
-        return [_whole_ids(example) for example in examples_of(texts, self.tokenizer)]
+        examples = examples_of(texts, self.tokenizer)
+        return [
+            _unanswered(each, self.tokenizer) if is_empty else _whole_ids(next(examples))
+            for each, is_empty in zip(completions, bare, strict=True)
+        ]
 
     def _require_known_tokens(self, companion: Companion, policy: PreTrainedTokenizerBase) -> None:
         """Raise ConfigError where the ids of an answer are other words to the reward model."""
@@ -168,13 +178,21 @@ def _conversation(completion: Completion, template: ChatTemplate | None) -> Rend
     row = {**asked, "completion": "?"}
     if template is None:
         require_bare(row)
-        prompt, answer = str(row["prompt"]), completion.text or "\n"
+        prompt, answer = str(row["prompt"]), completion.text
         return Rendered(
             f"{prompt}{answer}", [(len(prompt), len(prompt) + len(answer))], is_bare=True
         )
     conversation = conversation_of(row, "last")
     answered = {**conversation.messages[-1], "content": completion.text}
     return render(replace(conversation, messages=[*conversation.messages[:-1], answered]), template)
+
+
+def _unanswered(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return a bare prompt with nothing but the end behind it."""
+    prompt = str(completion.row["prompt"])
+    ids = cast("list[int]", tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    return [*special_start(tokenizer), *ids, *end]
 
 
 def _whole_ids(example: Example) -> list[int]:

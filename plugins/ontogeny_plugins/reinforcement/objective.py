@@ -173,13 +173,20 @@ class RolloutObjective(OnlineObjective):
         names = [name for name in batch if name.startswith("answer_")]
         return {name.removeprefix("answer_"): (batch[name].sum(), count) for name in names}
 
-    def batches(self, answers: Answers, groups: Sequence[int]) -> Iterator[Batch]:
-        """Yield the answers to some prompts in batches, on the device."""
+    def batches(self, answers: Answers, groups: Sequence[int]) -> list[Batch]:
+        """Return the answers to some prompts in batches, on the device."""
+        if len(groups) == len(answers.prompts) and answers.batches:
+            return answers.batches
         tokens = self.options.microbatch_tokens
         examples = answers.examples(groups, tokens, share=self.share)
         device = answers.lengths_A.device
-        for batch in microbatches(examples, tokens, packs=self.packs_rows):
-            yield {name: tensor.to(device) for name, tensor in batch.items()}
+        found = [
+            {name: tensor.to(device) for name, tensor in batch.items()}
+            for batch in microbatches(examples, tokens, packs=self.packs_rows)
+        ]
+        if len(groups) == len(answers.prompts):
+            answers.batches = found
+        return found
 
     def over_tokens(
         self, answers: Answers, scores: Callable[[Batch], dict[str, Tensor]]

@@ -14,4 +14,5 @@ class Seq2SeqLM:
 def ontogeny_heads() -> list[Component]:
     """Offer `seq2seq_lm`."""
     implementation = "ontogeny_plugins.seq2seq_lm.head:Seq2SeqLMHead"
-    return [Component("seq2seq_lm", config=Seq2SeqLM, implementation=implementation)]
+    takes = ("seq2seq_lm",)
+    return [Component("seq2seq_lm", Seq2SeqLM, implementation, takes=takes)]

@@ -6,13 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ontogeny.attention import is_causal, model_inputs
-from ontogeny.chat.answers import answer_text
-from ontogeny.chat.conversation import UnfitError
-from ontogeny.chat.encoding import examples_of
+from ontogeny.chat.answers import answer_examples, answer_text
 from ontogeny.chat.rendering import Rendered
-from ontogeny.chat.template import ChatTemplate
 from ontogeny.data.collation import collate_tokens
-from ontogeny.errors import RowError
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.preflight import Proof, future_proof, vocabulary_proof
 from ontogeny.vocabulary_loss import label_log_probs, vocabulary_loss
@@ -24,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from ontogeny.chat.template import ChatTemplate
     from ontogeny.data.corpus import Corpus
     from ontogeny_plugins.sft import SFT
 
@@ -60,17 +57,7 @@ class SFTObjective(Objective):
 
         Raises RowError for a row that cannot be rendered, or of which no token is trained.
         """
-        template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
-        texts = []
-        for index, row in enumerate(rows):
-            try:
-                texts.append(self._rendered(row, template))
-            except UnfitError as error:
-                raise RowError(index, str(error)) from error
-        for index, example in enumerate(examples_of(texts, tokenizer)):
-            if not (example["labels"] != IGNORED).any():
-                raise RowError(index, "no token of it is trained")
-            yield example
+        return answer_examples(rows, tokenizer, self._rendered)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad to the longest row: input_ids and labels [B, T]."""

@@ -31,13 +31,13 @@ from ontogeny import ConfigError
 from ontogeny.attention import model_inputs
 from ontogeny.data.collation import pad_row
 from ontogeny.data.packing import pack
+from ontogeny.masking_proofs import masking_proofs
 from ontogeny.objective import Batch, Example
 from ontogeny.preflight import Proof
 from ontogeny.seeding import seed_everything
 from ontogeny.testing import byte_tokenizer
 from ontogeny_plugins.mlm import MLM
 from ontogeny_plugins.mlm.objective import MaskedLM
-from ontogeny_plugins.mlm.proofs import masking_proofs
 
 TEXTS = [
     "the old house on the road",
@@ -145,7 +145,7 @@ def test_a_piece_needs_room_for_more_than_special_tokens() -> None:
 def test_a_tokenizer_without_a_mask_token_is_refused_with_the_way_out() -> None:
     without = byte_tokenizer()
     without.mask_token = None
-    with pytest.raises(ConfigError, match=r"has no mask token, which objective=mlm needs: set tok"):
+    with pytest.raises(ConfigError, match=r"has no mask token, which masked texts need: set tok"):
         list(objective().prepare([{"text": "a"}], without))
 
 

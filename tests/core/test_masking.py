@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ontogeny_plugins.mlm.masking import Display, Masking, Spans, Units
+from ontogeny.masking import Display, Masking, Spans, Units
 
 VOCABULARY = torch.tensor([9, 10, 60])  # the mask token, and where random ones are from
 BERT = Display(0.8, 0.1)

@@ -22,8 +22,8 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
     raise ConfigError(
-        f"{type(model).__name__} keeps its {count} blocks in no single list, so there are no first "
-        f"or new ones: name weights, with adapter.freeze.names"
+        f"{type(model).__name__} keeps its {count} blocks in no single list, so none of "
+        f"them can be named by its number"
     )
 
 
