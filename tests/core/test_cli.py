@@ -326,8 +326,8 @@ def test_a_sweep_runs_every_combination_and_ends_with_a_table(
 ) -> None:
     ended = cli("-m", *tiny_overrides, f"data.path={text_file}", "seed=1,2")
     assert ended.code == 0, ended.err
-    table = ended.out.split("sweep ")[-1].splitlines()
-    assert [line.split()[:2] for line in table[1:]] == [["0", "finished"], ["1", "finished"]]
+    table = ended.out[ended.out.rindex("\nsweep ") :].strip().splitlines()
+    assert [line.split()[:2] for line in table[1:3]] == [["0", "finished"], ["1", "finished"]]
     assert "bits_per_byte" in table[1]
     assert "seed=2" in table[2]
 

@@ -66,7 +66,6 @@ def test_a_group_lists_its_options() -> None:
         ("data.validation.share", "data.validation.share: float = 0.05  # held out by hash"),
         ("trainer.max_steps", "trainer.max_steps: int | None = None  # optimiser steps"),
         ("stage.probe_steps", "stage.probe_steps: int = 60  # optimiser steps of each probe"),
-        ("objective.document_end", "objective.document_end: bool = True  # put the tokenizer's"),
     ],
 )
 def test_a_key_is_explained_in_one_line(key: str, line: str) -> None:

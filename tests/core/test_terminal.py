@@ -98,5 +98,5 @@ def test_the_second_run_of_the_same_command_finds_the_first(
 
 def test_a_run_whose_time_is_up_says_after_how_many_steps(tiny_run: Callable[..., object]) -> None:
     ended = tiny_run("trainer.max_time=0.000001s", "trainer.max_steps=50")
-    words = r"pretraining: time is up after \d+ steps; the same command goes on"
+    words = r"pretraining: ended after \d+ steps: time is up; the same command goes on"
     assert re.search(words, ended.out)  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ def test_of_runs_at_the_same_time_one_trains_and_the_others_wait_for_it(
     assert [run.code for run in ended] == [0, 0, 0, 0], ended
     assert sum("finished before, nothing to train" in run.out for run in ended) == 3
     assert len(list(place.store.glob("stages/*"))) == 1
-    assert sum("another process computes this stage" in run.out for run in ended) >= 1
+    assert sum("computes this stage; waiting for it" in run.out for run in ended) >= 1
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own_that_lead_to_the_result(

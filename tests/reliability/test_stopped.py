@@ -162,7 +162,7 @@ def test_a_signal_before_the_training_tears_nothing(
 def test_a_run_stops_when_its_time_is_up(limited: Future[list[Stopped]]) -> None:
     first, second = limited.result()
     assert (first.ended.code, first.ended.err) == (0, "")
-    line = f"time is up after {first.logged} steps; the same command goes on"
+    line = f"ended after {first.logged} steps: time is up; the same command goes on"
     assert line in first.ended.out
     assert second.status["state"] == "unfinished"
     assert second.status["stages"] == {"pretraining": "unfinished"}

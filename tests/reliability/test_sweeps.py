@@ -75,9 +75,15 @@ def test_every_job_of_a_grid_has_its_result(grid: tuple[Place, Ended]) -> None:
         assert "bits_per_byte" in (job / "metrics.json").read_text()
 
 
+def jobs_of(ended: Ended) -> list[str]:
+    """Return the lines of the table that stand for jobs: the best one and the page come after."""
+    lines = ended.out[ended.out.rindex("sweep ") :].splitlines()[1:]
+    return [line for line in lines if line.split()[:1] and line.split()[0].isdigit()]
+
+
 def test_the_table_at_the_end_names_every_job(grid: tuple[Place, Ended]) -> None:
     _, ended = grid
-    table = ended.out[ended.out.rindex("sweep ") :].splitlines()[1:]
+    table = jobs_of(ended)
     assert [line.split()[:2] for line in table] == [
         [str(number), "finished"] for number in range(4)
     ]
@@ -105,7 +111,7 @@ def test_the_exit_code_of_a_sweep_with_a_failure_is_not_zero(partly: tuple[Place
 
 
 def test_the_table_at_the_end_names_the_failures(partly: tuple[Place, Ended]) -> None:
-    table = partly[1].out[partly[1].out.rindex("sweep ") :].splitlines()[1:]
+    table = jobs_of(partly[1])
     assert ["failed" in line for line in table] == [True, True, True, False]
     assert "missing.txt" in table[0]
     assert "exit" in table[2]
@@ -129,5 +135,5 @@ def test_a_signal_ends_the_sweep_and_not_only_the_job(stopped: tuple[Place, Ende
 
 
 def test_the_table_of_a_stopped_sweep_names_the_job(stopped: tuple[Place, Ended]) -> None:
-    table = stopped[1].out[stopped[1].out.rindex("sweep ") :].splitlines()[1:]
+    table = jobs_of(stopped[1])
     assert [line.split()[:2] for line in table] == [["0", "interrupted"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+    from transformers import PreTrainedConfig
 
     from ontogeny.adapter import Bundle
     from ontogeny_plugins.export import Gguf
@@ -38,6 +40,7 @@ class GgufExporter(Exporter):
     def __init__(self, config: Gguf) -> None:
         self.config = config
         self.tolerance = TOLERANCES.get(config.dtype, FEW_BITS)
+        self.sizes: PreTrainedConfig | None = None  # of what was written
 
     @property
     def file(self) -> str:
@@ -58,6 +61,9 @@ class GgufExporter(Exporter):
         del source
         gguf = import_module("gguf")
         model, family = bundle.model, family_of(bundle.model)
+        # A file that bears the name of another family is read as that one.
+        bears_its_name = family.architecture == model.config.model_type
+        self.sizes = model.config if bears_its_name else None
         writer = gguf.GGUFWriter(folder / self.file, family.architecture)
         dtype = self.config.dtype.upper()
         names = {each.name: each for each in gguf.LlamaFileType}
@@ -75,7 +81,7 @@ class GgufExporter(Exporter):
     def open(self, folder: Path) -> Exported:
         """Open the file in llama.cpp; without its package, in transformers."""
         if find_spec("llama_cpp") is None:
-            return ReadBack(folder, self.file)
+            return ReadBack(folder, self.file, self.sizes)
         return InLlamaCpp(folder / self.file)
 
 
@@ -123,7 +129,9 @@ class ReadBack(Exported):
 
     note = "llama-cpp-python is not installed: read back by transformers, tokenizer not compared"
 
-    def __init__(self, folder: Path, file: str) -> None:
+    def __init__(self, folder: Path, file: str, sizes: PreTrainedConfig | None) -> None:
+        """Open the file; `sizes` are those that transformers does not read out of one."""
+        known: dict[str, Any] = {} if sizes is None else {"config": copy.deepcopy(sizes)}
         self.model = cast(
             "nn.Module",
             AutoModelForCausalLM.from_pretrained(
@@ -131,6 +139,7 @@ class ReadBack(Exported):
                 gguf_file=file,
                 dtype=torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
+                **known,
             ),
         ).eval()
 
