@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 FOLDER = Path("outputs/preferences")
 HELD_OUT, PAIRS, SEEDS, KL = 200, 400, (0, 1, 2), 20.0
+JUDGING = ["adapter=[lora]", "data.max_length=192", "optimizer.lr=3e-4"]
+MEASURED = [
+    "evaluator=[rollouts]",
+    "evaluator.rollouts.limit=100",
+    "evaluator.rollouts.max_tokens=32",
+]
+REINFORCEMENT = [
+    "data.max_length=96",
+    "objective.max_tokens=32",
+    "objective.no_eos=subtract",
+    "trainer.max_steps=24",
+    "trainer.log_every=1",
+]
 COMMON = ["adapter=[lora]", "data.max_length=192", "optimizer.lr=3e-4", "stage.samples=0"]
 
 
@@ -42,9 +55,8 @@ def split(pairs: str, count: int) -> tuple[Path, Path]:
     return files
 
 
-def stage(name: str, model: str, files: tuple[Path, Path], *more: str, seed: int = 0) -> RunResult:
-    """Run a stage on the pairs."""
-    data = [f"data.path={files[0]}", f"data.validation.path={files[1]}"]
+def stage(name: str, model: str, data: list[str], *more: str, seed: int = 0) -> RunResult:
+    """Run a stage, with its data."""
     overrides = [f"stage={name}", f"model.source={model}", f"seed={seed}", *data, *more]
     return run(compose(overrides), FOLDER / f"{name}-{seed}", print)
 
@@ -56,53 +68,34 @@ def shown(metric: Metric) -> str:
 
 def main(model: str, pairs: str, count: int = PAIRS) -> None:
     """Print what each stage reaches, and check the claims."""
-    files = split(pairs, count)
+    train, held_out = split(pairs, count)
+    data = [f"data.path={train}", f"data.validation.path={held_out}"]
     for seed in SEEDS:
-        found = stage("preference", model, files, *COMMON, "data.batch_size=8", seed=seed)
+        found = stage("preference", model, data, *COMMON, "data.batch_size=8", seed=seed)
         accuracy = found.metrics["preference"]["preference"]["accuracy"]
         print(f"DPO, seed {seed}: held-out accuracy {shown(accuracy)}")
         assert accuracy.low is not None
         assert accuracy.low > 0.5
-    judge = stage(
-        "reward_modeling",
-        model,
-        files,
-        "adapter=[lora]",
-        "optimizer.lr=3e-4",
-        "data.max_length=192",
-    )
+    judge = stage("reward_modeling", model, data, *JUDGING)
     print(f"reward model: {shown(judge.metrics['reward_modeling']['reward']['reward_accuracy'])}")
-    reward = ["reward=[checkpoint]", f"reward.checkpoint.source={judge.checkpoint}"]
-    measured = [
-        "evaluator=[rollouts]",
-        "evaluator.rollouts.limit=100",
-        "evaluator.rollouts.max_tokens=32",
-    ]
-    held_out = [f"data.path={files[1]}", "data.validation.path=null"]
-    before = stage("evaluation", model, files, *reward, *measured, *held_out)
-    after = stage(
-        "reinforcement",
-        model,
-        files,
-        *reward,
-        *measured,
-        *COMMON,
-        "data.max_length=96",
-        "objective.max_tokens=32",
-        "objective.no_eos=subtract",
-        "trainer.max_steps=24",
-        "trainer.log_every=1",
-    )
+    reward = ["reward=[checkpoint]", f"reward.checkpoint.source={judge.checkpoint}", *MEASURED]
+    before = stage("evaluation", model, [f"data.path={held_out}"], *reward)
+    after = stage("reinforcement", model, data, *reward, *COMMON, *REINFORCEMENT)
     first = before.metrics["evaluation"]["rollouts"]["reward"]
     last = after.metrics["reinforcement"]["rollouts"]["reward"]
-    log = FOLDER / "reinforcement-0/stages/reinforcement/logs/metrics.csv"
-    names, *lines = (line.split(",") for line in log.read_text().splitlines())
-    kl = float(lines[-1][names.index("train/kl")])
+    kl = last_logged("train/kl")
     print(f"PPO: reward {shown(first)} -> {shown(last)}, {kl:.2f} nats from the reference")
     assert first.high is not None
     assert last.low is not None
     assert last.low > first.high
     assert kl < KL
+
+
+def last_logged(name: str) -> float:
+    """Return a number of the last update of the reinforcement stage."""
+    log = FOLDER / "reinforcement-0/stages/reinforcement/logs/metrics.csv"
+    names, *lines = (line.split(",") for line in log.read_text().splitlines())
+    return float(lines[-1][names.index(name)])
 
 
 if __name__ == "__main__":
