@@ -179,7 +179,7 @@ def _writing(bundle: Bundle) -> Iterator[GenerationConfig]:
         vars(module)[NAME] = config  # else transformers fills ours up from it
     model.eval()
     try:
-        with _uncompiled(model):
+        with _uncompiled(model), _cast_once(model):
             yield config
     finally:
         for module, before in own.items():
@@ -200,6 +200,33 @@ def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Gener
         do_sample=False,
         use_cache=True,
     )
+
+
+@contextmanager
+def _cast_once(model: PreTrainedModel) -> Iterator[None]:
+    """Let autocast keep the casts of frozen weights, too, which it would make for every token.
+
+    It keeps those that want a gradient, until the outermost autocast ends or its cache is cleared.
+    """
+    device = next(model.parameters()).device.type
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    frozen = [
+        weights
+        for weights in model.parameters()
+        if type(weights) is torch.nn.Parameter
+        and weights.is_floating_point()
+        and not weights.requires_grad
+    ]
+    for weights in frozen:
+        weights.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weights in frozen:
+            weights.requires_grad_(False)
+        torch.clear_autocast_cache()  # made without gradients, which a training would miss
 
 
 @contextmanager

@@ -294,3 +294,17 @@ def test_a_model_that_cannot_write_is_refused() -> None:
     model = BertForMaskedLM(BertConfig(**SIZES))
     with pytest.raises(ConfigError, match="lets the model write, which a BertForMaskedLM cannot"):
         require_generation(model, "evaluator.x")
+
+
+def test_casts_of_frozen_weights_are_kept_while_writing_and_gone_afterwards() -> None:
+    model = build("llama")
+    for weights in model.parameters():
+        weights.requires_grad_(False)
+    trained = next(iter(model.parameters())).requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        write(bundle(model), [[1, 2, 3]], Decoding(4, 1))
+        wanted = [weights.requires_grad for weights in model.parameters()]
+        loss = model(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert wanted == [True, *[False] * (len(wanted) - 1)]
+    assert trained.grad is not None
