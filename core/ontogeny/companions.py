@@ -146,7 +146,7 @@ class Companions:
         """
         if self._adapted is None or not self._adapted[1]:
             msg = (
-                "one model cannot be two without an adapter: choose one, such as 'adapter=[lora]', "
+                "one model cannot be two without an adapter: choose one with 'adapter=[...]', "
                 "or give the other model weights of its own"
             )
             raise ConfigError(msg)
@@ -227,7 +227,8 @@ def _require_same_base(given: str | None, source: str, name: str) -> None:
     if not is_adapter_folder(source):
         msg = (
             f"{source!r} cannot share the model that is trained as its {name}: it is no adapter "
-            f"folder; train it with adapter.lora.merge=false, or give it weights of its own"
+            f"folder; train it with an adapter that is kept beside its base, or give it weights of "
+            f"its own"
         )
         raise ConfigError(msg)
     base = base_of_adapter(name, source)

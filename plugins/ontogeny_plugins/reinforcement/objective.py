@@ -14,7 +14,7 @@ from ontogeny.attention import attention_window, is_causal, model_inputs
 from ontogeny.errors import ConfigError, DivergedError
 from ontogeny.generation import Decoding, require_generation
 from ontogeny.models import longest_context
-from ontogeny.objective import Batch, Example, LongExamples, Loss, OnlineObjective, Row
+from ontogeny.objective import Batch, Example, LongExamples, OnlineObjective, Row
 from ontogeny.output_layer import label_states
 from ontogeny.preflight import Proof
 from ontogeny.reward import Rewards
@@ -355,10 +355,6 @@ class RolloutObjective(OnlineObjective):
 
     def _beside_name(self) -> str:
         return ""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the loss of some answers."""
-        raise NotImplementedError
 
 
 def _without_dropout(policy: nn.Module) -> None:

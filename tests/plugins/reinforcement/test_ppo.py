@@ -238,7 +238,7 @@ def test_a_model_that_runs_away_is_stopped(ending_speaker: Path, prompts: Path) 
     [
         (["reward=[]"], "no reward is chosen: set 'reward=.*length"),
         ([*LENGTH, "data.max_length=126"], "more than the context of the model: 128"),
-        ([*LENGTH, "objective.value=adapter"], "choose one, such as 'adapter=.lora.'"),
+        ([*LENGTH, "objective.value=adapter"], "without an adapter: choose one with 'adapter="),
         ([*LENGTH, "objective.reference=adapter_off"], "no adapter to switch off"),
         (["reward=[exact]", "reward.exact.column=truth"], "'truth', which a row lacks"),
         ([*LENGTH, "objective.engine=vllm"], "which is not installed"),
