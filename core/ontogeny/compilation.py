@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from ontogeny.errors import ConfigError
 from ontogeny.logit_loss import compile_kernels
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-    from transformers import PreTrainedModel
 
 # Compiling costs about a minute of two CPU cores and saves about a third of a step, which a CPU
 # computes at some 2e11 operations a second: below this many it does not pay.
@@ -46,13 +47,16 @@ def decide_compilation(option: str, parameters: int, tokens: int) -> tuple[bool,
     return True, f"a run of {flops:.1e} operations"
 
 
-def compile_body(model: nn.Module, cache: Path) -> None:
+def compile_body(model: nn.Module, cache: Path, *, dynamic: bool = False) -> None:
     """Compile the backbone in place and the softmax of the vocabulary loss; keep the result.
 
-    The output layer stays outside: it is fed only the positions that carry a label.
+    The output layer stays outside: it is fed only the positions that carry a label. `dynamic` is
+    for batches of many shapes, of which each would be compiled by itself; a resumed run must meet
+    the same kernels, which torch's own choice, by the shapes seen so far, would not give.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     # PEFT wraps the model; a plain one has no get_base_model.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    cast("PreTrainedModel", inner).base_model.compile(dynamic=False)
+    if isinstance(inner, PreTrainedModel):  # what is trained beside a model may be a layer
+        inner.base_model.compile(dynamic=dynamic)
     compile_kernels(True)

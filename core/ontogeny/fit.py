@@ -126,7 +126,9 @@ class Fit:
             return self._result(module, self.resumed.step)
         parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
         if decisions.compiles(self.compile, parameters, self.tokens, self.context.announce):
-            compile_body(bundle.model, home() / "compiled")
+            beside = [] if auxiliary is None else [auxiliary]
+            for model in (bundle.model, *beside):
+                compile_body(model, home() / "compiled", dynamic=not self.rows.packs)
         self._evaluate_in_the_loop(bundle, evaluation, comparison)
         self._add_callbacks(
             [

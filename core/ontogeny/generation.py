@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from ontogeny.attention import first_position
 from ontogeny.errors import ConfigError
+from ontogeny.key_value_cache import reserved_cache
 from ontogeny.models import longest_context
 from ontogeny.seeding import derive
 from ontogeny.token_ids import stop_ids
@@ -132,8 +133,11 @@ def _write_batch(
     draw = _Draw(_uniform(indices, decoding), decoding.temperature, start)
     ending = [_StopTexts(tokenizer, decoding.stops, start)]
     config.max_new_tokens = decoding.max_tokens
+    room = inputs["inputs"].shape[1] + decoding.max_tokens
+    cache = reserved_cache(model, room)
     ids_BT = model.generate(  # type: ignore[operator]
         **inputs,
+        **({} if cache is None else {"past_key_values": cache}),
         generation_config=config,
         logits_processor=[*decoding.processors, *([draw] if decoding.temperature else [])],
         stopping_criteria=ending if decoding.stops else None,
@@ -204,9 +208,10 @@ def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Gener
 
 @contextmanager
 def _cast_once(model: PreTrainedModel) -> Iterator[None]:
-    """Let autocast keep the casts of frozen weights, too, which it would make for every token.
+    """Let autocast keep its casts of the weights, which it would make for every token.
 
-    It keeps those that want a gradient, until the outermost autocast ends or its cache is cleared.
+    Lightning turns its cache off. It keeps those of weights that want a gradient, until the
+    outermost autocast ends or its cache is cleared.
     """
     device = next(model.parameters()).device.type
     if not torch.is_autocast_enabled(device):
@@ -221,9 +226,12 @@ def _cast_once(model: PreTrainedModel) -> Iterator[None]:
     ]
     for weights in frozen:
         weights.requires_grad_(True)
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(True)
     try:
         yield
     finally:
+        torch.set_autocast_cache_enabled(kept)
         for weights in frozen:
             weights.requires_grad_(False)
         torch.clear_autocast_cache()  # made without gradients, which a training would miss

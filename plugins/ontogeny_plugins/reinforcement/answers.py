@@ -17,10 +17,16 @@ from ontogeny.reward import Completion
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from ontogeny.data.packing import Bins
     from ontogeny.generation import Written
     from ontogeny_plugins.reinforcement.prompts import Prompt
 
-ROW_TOKENS = 256  # of a packed row at least: attention costs the square of its length
+# A token of a row costs its layers, and attention to the row: as much as the layers where a row has
+# so many tokens (measured on a CPU at width 384; more at larger widths).
+EQUAL_COST = 1000
+LONGEST_ROW, WIDTHS = 4.0, 32  # times the longest example; row lengths that are tried
 
 
 class Answers:
@@ -123,15 +129,40 @@ def microbatches(examples: Sequence[Example], tokens: int, *, packs: bool) -> It
     lengths = np.array([len(example["input_ids"]) for example in examples])
     rows = list(examples)
     if packs:
-        capacity = max(int(lengths.max()), min(ROW_TOKENS, tokens))
-        bins = best_fit_bins(lengths, capacity)
+        bins = _cheapest_bins(lengths, tokens)
         rows = [pack([examples[int(index)] for index in each]) for each in bins]
     rows.sort(key=lambda row: -len(row["input_ids"]))
-    while rows:
-        longest = len(rows[0]["input_ids"])
-        count = max(1, tokens // longest)
-        taken, rows = rows[:count], rows[count:]
-        yield collate_tokens([pad_row(row, longest) for row in taken] if packs else taken)
+    for taken in _parts(np.array([len(row["input_ids"]) for row in rows]), tokens):
+        longest, part = len(rows[taken.start]["input_ids"]), rows[taken]
+        yield collate_tokens([pad_row(row, longest) for row in part] if packs else part)
+
+
+def _parts(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
+    """Yield which rows, the longest first, share a batch when all are padded to its first."""
+    begin = 0
+    while begin < len(lengths):
+        part = slice(begin, begin + max(1, tokens // int(lengths[begin])))
+        yield part
+        begin = part.stop
+
+
+def _cheapest_bins(lengths: NDArray[np.int64], tokens: int) -> Bins:
+    """Return which examples share a row, for rows of the length at which a pass costs least.
+
+    Short rows leave gaps that nothing fits into, and long ones cost attention.
+    """
+    longest = int(lengths.max())
+    widest = max(longest, min(tokens, int(LONGEST_ROW * longest), int(lengths.sum())))
+    capacities = np.geomspace(longest, widest, WIDTHS).round().astype(int)
+    tried = [best_fit_bins(lengths, capacity) for capacity in np.unique(capacities).tolist()]
+    return min(tried, key=lambda bins: _cost(lengths, bins, tokens))
+
+
+def _cost(lengths: NDArray[np.int64], bins: Bins, tokens: int) -> float:
+    """Return what a pass over packed rows costs, in tokens without attention."""
+    filled = np.sort([lengths[each].sum() for each in bins])[::-1]
+    parts = [filled[part] for part in _parts(filled, tokens)]
+    return float(sum(len(part) * part[0] * (1 + part[0] / EQUAL_COST) for part in parts))
 
 
 def with_columns(batch: Batch, flat: Mapping[str, Tensor]) -> Batch:

@@ -26,9 +26,8 @@ class GRPOObjective(RolloutObjective):
         super().__init__(config)
         self.config = config
 
-    def finish(self, policy: nn.Module, rollout: Rollout) -> None:
+    def finish(self, rollout: Rollout) -> None:
         """Add advantages and the reference; tell groups that all got the same."""
-        del policy
         config, answers = self.config, rollout.answers
         advantages_A = group_relative(rollout.rewards_A, config.samples, config.scale, self.total)
         learnt_A = torch.ones_like(advantages_A)

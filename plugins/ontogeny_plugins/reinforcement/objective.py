@@ -152,12 +152,21 @@ class RolloutObjective(OnlineObjective):
         for name, values_A in scores.by_name.items():
             found_A = torch.from_numpy(values_A).float().to(device)
             rollout.by_answer[f"reward_{name}"] = found_A
-        self.finish(policy, rollout)
+        self.finish(rollout)
         rollout.flat |= {"old_log_probs": rollout.log_probs_M, "owners": answers.owners_M}
         return rollout
 
+    def first_pass(
+        self, policy: nn.Module, batch: Batch, *, wants_log_probs: bool
+    ) -> dict[str, Tensor]:
+        """Return what a rollout keeps of each labelled token before the first update, [N] each.
+
+        `log_probs` where wanted; all else becomes a column of the batches that `loss` is given.
+        """
+        return {"log_probs": self.scores(policy, batch)} if wants_log_probs else {}
+
     @abstractmethod
-    def finish(self, policy: nn.Module, rollout: Rollout) -> None:
+    def finish(self, rollout: Rollout) -> None:
         """Add to a rollout's columns what the loss reads, such as `advantages`, [M]."""
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -235,18 +244,20 @@ class RolloutObjective(OnlineObjective):
             device=scores_A.device,
         )
 
+        wants_log_probs = not self._trusts(sampled, policy)
+
         def scores(batch: Batch) -> dict[str, Tensor]:
-            found = {} if self._trusts(sampled, policy) else {"policy": self.scores(policy, batch)}
+            found = dict(self.first_pass(policy, batch, wants_log_probs=wants_log_probs))
             if self.reference.kind != "none":
                 found["reference"] = self.reference.log_probs(policy, batch, self.scores)
             return found
 
         with in_eval_mode(policy):
             found = self.over_tokens(answers, scores)
-        log_probs_M = found.get("policy", sampled)
-        reference_M = found.get("reference", log_probs_M)
+        log_probs_M = found.pop("log_probs", sampled)
+        reference_M = found.pop("reference", log_probs_M)
         rewards_A = self._shaped(scores_A, answers)
-        rollout = Rollout(answers, rewards_A, log_probs_M, reference_M)
+        rollout = Rollout(answers, rewards_A, log_probs_M, reference_M, found)
         kl_A = answers.sums(rollout.log_ratios)
         rollout.by_answer = {
             "reward": scores_A,

@@ -21,11 +21,10 @@ from ontogeny_plugins.reinforcement.estimators import (
 from ontogeny_plugins.reinforcement.kl_control import KLControl
 from ontogeny_plugins.reinforcement.losses import policy_losses, value_losses
 from ontogeny_plugins.reinforcement.objective import Rollout, RolloutObjective
-from ontogeny_plugins.reinforcement.reference import in_eval_mode
 from ontogeny_plugins.reinforcement.value import values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import lightning as L
     from torch import nn
@@ -59,12 +58,28 @@ class PPOObjective(RolloutObjective):
         kl, answers = mean.tolist()
         self.control.update(kl / answers, int(answers))
 
-    def finish(self, policy: nn.Module, rollout: Rollout) -> None:
-        """Add values, advantages and returns."""
+    def first_pass(
+        self, policy: nn.Module, batch: Batch, *, wants_log_probs: bool
+    ) -> dict[str, Tensor]:
+        """Add the values, read from the same states where they can be."""
+        found: dict[str, Tensor] = {}
+        states_ND = None
+        if wants_log_probs or self.values.reads_states:
+            states_ND, labels_N, layer = label_states(
+                policy, model_inputs(policy, batch), batch["labels"]
+            )
+            if wants_log_probs:
+                temperature = self.config.temperature
+                found["log_probs"] = state_log_probs(
+                    states_ND, labels_N, layer, temperature=temperature
+                )
+        return {**found, "values": self.values(policy, batch, states_ND)}
+
+    def finish(self, rollout: Rollout) -> None:
+        """Add advantages and returns."""
         answers, config = rollout.answers, self.config
         mask_AT = answers.mask_AT.float()
-        with in_eval_mode(policy):
-            values_AT = answers.by_answer(self.over_tokens(answers, self._values(policy))["values"])
+        values_AT = answers.by_answer(rollout.flat["values"])
         rewards_AT = self._token_rewards(rollout)
         if config.whiten_rewards:
             rewards_AT = whitened(rewards_AT, mask_AT, self.total, shift_mean=False)
@@ -74,7 +89,6 @@ class PPOObjective(RolloutObjective):
         if config.whiten_advantages:
             advantages_AT = whitened(advantages_AT, mask_AT, self.total)
         rollout.flat |= {
-            "values": answers.flat(values_AT),
             "advantages": answers.flat(advantages_AT),
             "returns": answers.flat(returns_AT),
         }
@@ -118,13 +132,6 @@ class PPOObjective(RolloutObjective):
         rewards_AT = answers.by_answer(-self.control.beta * rollout.log_ratios)
         last_A1 = answers.lengths_A[:, None] - 1
         return rewards_AT.scatter_add(1, last_A1, rollout.rewards_A[:, None].to(rewards_AT.dtype))
-
-    def _values(self, policy: nn.Module) -> Callable[[Batch], dict[str, Tensor]]:
-        def values(batch: Batch) -> dict[str, Tensor]:
-            hidden_ND, _, _ = label_states(policy, model_inputs(policy, batch), batch["labels"])
-            return {"values": self.values(policy, batch, hidden_ND)}
-
-        return values
 
     def _beside_name(self) -> str:
         return self.values.name

@@ -25,9 +25,8 @@ class RLOOObjective(RolloutObjective):
         super().__init__(config)
         self.config = config
 
-    def finish(self, policy: nn.Module, rollout: Rollout) -> None:
+    def finish(self, rollout: Rollout) -> None:
         """Add the advantage of each answer, which is that of its tokens."""
-        del policy
         with_kl_A = rollout.rewards_A - self.config.kl * rollout.by_answer["kl"]
         advantages_A = leave_one_out(with_kl_A, self.config.samples)
         if self.config.whiten_advantages:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +42,26 @@ class Values(ABC):
 
     name: str  # for the table of memory
     module: nn.Module
+    reads_states: ClassVar[bool] = False  # of the policy; else its pass may be left out
 
     @abstractmethod
-    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor) -> Tensor:
-        """Return the values before each labelled token, [N], given the states of the policy."""
+    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor | None) -> Tensor:
+        """Return the values before each labelled token, [N].
+
+        `hidden_ND` are the states of the policy there; None unless `reads_states`.
+        """
 
 
 class SharedValues(Values):
     """A layer on the model's own states, whose gradients reach the model."""
 
     name = "a layer on the model's own states"
+    reads_states = True
 
     def __init__(self, bundle: Bundle) -> None:
         self.module = ValueLayer(_width(bundle))
 
-    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor) -> Tensor:
+    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor | None) -> Tensor:
         """Return [N]; no further pass is needed."""
         del policy, batch
         return cast("Tensor", self.module(hidden_ND))
@@ -77,7 +82,7 @@ class AdapterValues(Values):
         self.branch: Branch = companions.branch(BRANCH)
         self.module = ValueLayer(_width(bundle))
 
-    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor) -> Tensor:
+    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor | None) -> Tensor:
         """Return [N], after a pass with the other adapter."""
         del hidden_ND
         with self.branch.on():
@@ -95,7 +100,7 @@ class SeparateValues(Values):
         self.module = cast("nn.Module", bundle.model)
         self.module.eval()
 
-    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor) -> Tensor:
+    def __call__(self, policy: nn.Module, batch: Batch, hidden_ND: Tensor | None) -> Tensor:
         """Return [N]."""
         del policy, hidden_ND
         values_BT = self.module(**model_inputs(self.module, batch)).logits[..., 0]
