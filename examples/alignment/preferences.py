@@ -3,8 +3,7 @@
     python examples/alignment/preferences.py MODEL PAIRS [PAIRS_TO_TRAIN_ON]
 
 MODEL is a checkpoint folder of an instruction-tuned model, PAIRS a file of rows with prompt, chosen
-and rejected. Of these the
-last 200 are held out in every stage. Raises AssertionError unless the model prefers the chosen
+and rejected. Of these the last 200 are held out in every stage. Raises AssertionError unless the model prefers the chosen
 answers of held-out pairs (the 95 % interval of every seed above chance), and PPO raises the mean
 reward of its own answers to held-out prompts while it stays within `KL` nats of where it began.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 
 FOLDER = Path("outputs/preferences")
 HELD_OUT, PAIRS, SEEDS, KL = 200, 400, (0, 1, 2), 20.0
+PROMPTS = 100  # of the held-out ones, to measure rewards on
 JUDGING = ["adapter=[lora]", "data.max_length=192", "optimizer.lr=3e-4"]
 MEASURED = [
     "evaluator=[rollouts]",
-    "evaluator.rollouts.limit=100",
+    f"evaluator.rollouts.limit={PROMPTS}",
     "evaluator.rollouts.max_tokens=32",
 ]
 REINFORCEMENT = [
     "data.max_length=96",
     "objective.max_tokens=32",
-    "objective.no_eos=subtract",
-    "trainer.max_steps=24",
+    "objective.no_eos=ignore",  # of a definition of 32 tokens the end is seldom seen
+    "objective.value=shared",
+    "trainer.max_epochs=3",
     "trainer.log_every=1",
 ]
 COMMON = ["adapter=[lora]", "data.max_length=192", "optimizer.lr=3e-4", "stage.samples=0"]
@@ -80,8 +82,10 @@ def main(model: str, pairs: str, count: int = PAIRS) -> None:
     print(f"reward model: {shown(judge.metrics['reward_modeling']['reward']['reward_accuracy'])}")
     reward = ["reward=[checkpoint]", f"reward.checkpoint.source={judge.checkpoint}", *MEASURED]
     before = stage("evaluation", model, [f"data.path={held_out}"], *reward)
-    after = stage("reinforcement", model, data, *reward, *COMMON, *REINFORCEMENT)
     first = before.metrics["evaluation"]["rollouts"]["reward"]
+    # The price of divergence is one of rewards whose deviation is about 1.
+    scale = f"objective.reward_scale={1 / deviation(first):.3g}"
+    after = stage("reinforcement", model, data, *reward, *COMMON, *REINFORCEMENT, scale)
     last = after.metrics["reinforcement"]["rollouts"]["reward"]
     kl = last_logged("train/kl")
     print(f"PPO: reward {shown(first)} -> {shown(last)}, {kl:.2f} nats from the reference")
@@ -89,6 +93,13 @@ def main(model: str, pairs: str, count: int = PAIRS) -> None:
     assert last.low is not None
     assert last.low > first.high
     assert kl < KL
+
+
+def deviation(mean: Metric) -> float:
+    """Return the deviation of single rewards, by the 95 % interval of their mean."""
+    assert mean.low is not None
+    assert mean.high is not None
+    return (mean.high - mean.low) / (2 * 1.96) * math.sqrt(PROMPTS)
 
 
 def last_logged(name: str) -> float:
