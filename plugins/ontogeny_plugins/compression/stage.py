@@ -77,12 +77,12 @@ class CompressionStage(Stage):
         return StageResult(checkpoint, metrics)
 
     def _judge(self, before: Found, after: Found) -> Metrics:
-        """Return what the monitored metric was, and its rise; raise where that is too much."""
+        """Return what was, and how it has risen; raise where the monitored rises too much."""
         if not after and self.config.budget is None:
             return {}
         old, new = (self._monitored(found) for found in (before, after))
         rise = new.value / old.value - 1
-        budget, name = self.config.budget, self.config.monitor.partition("/")[2]
+        budget, owner = self.config.budget, self.config.monitor.partition("/")[0]
         if budget is not None and not rise <= budget:  # also where it is no number
             msg = (
                 f"{self.config.monitor} rises from {old.value:.4g} to {new.value:.4g} ({rise:+.2%})"
@@ -91,8 +91,10 @@ class CompressionStage(Stage):
             )
             raise TooMuchLostError(msg)
         return {
-            f"{name}_before": Metric(old.value, old.unit, old.low, old.high),
-            f"{name}_rise": Metric(rise, "1", less_is_better=True),
+            name: each
+            for metric, old in before[owner].items()
+            if metric in after[owner]
+            for name, each in _compared(metric, old, after[owner][metric]).items()
         }
 
     def _monitored(self, found: Found) -> Metric:
@@ -107,6 +109,15 @@ class CompressionStage(Stage):
             )
             raise ConfigError(msg)
         return known[self.config.monitor]
+
+
+def _compared(name: str, old: Metric, new: Metric) -> Metrics:
+    """Return what a metric was before, and by how much of that it has risen."""
+    found = {f"{name}_before": old}
+    if old.value:
+        rise = new.value / old.value - 1
+        found[f"{name}_rise"] = Metric(rise, "1", less_is_better=old.less_is_better)
+    return found
 
 
 class Compressing(Training):
