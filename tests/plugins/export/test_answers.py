@@ -92,9 +92,7 @@ def said(model: Any, folder: Path, question: str, **options: Any) -> str:
 
 def said_by_onnx(folder: Path, question: str) -> str:
     """Return the greedy answer of a graph in ONNX Runtime, token by token."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    session = pytest.importorskip("onnxruntime").InferenceSession(folder / "model.onnx")
     stops = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     prompt, written = asked(folder, question), list[int]()
     while len(written) < LONGEST and not (written and written[-1] in stops):
