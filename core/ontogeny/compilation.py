@@ -6,6 +6,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import torch
+import torch._dynamo
 from transformers import PreTrainedModel
 
 from ontogeny.errors import ConfigError
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # Compiling costs about a minute of two CPU cores and saves about a third of a step, which a CPU
 # computes at some 2e11 operations a second: below this many it does not pay.
 WORTHWHILE_FLOPS = 5e13
+# Compiled forms of one function before torch gives up on it without a word: all models of a class
+# share the function, and each has some for batches of one row, of several, and without gradients.
+KERNELS = 64
 
 
 def has_compiler() -> bool:
@@ -55,6 +60,8 @@ def compile_body(model: nn.Module, cache: Path, *, dynamic: bool = False) -> Non
     the same kernels, which torch's own choice, by the shapes seen so far, would not give.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    limits = torch._dynamo.config  # noqa: SLF001
+    limits.recompile_limit = max(limits.recompile_limit, KERNELS)
     # PEFT wraps the model; a plain one has no get_base_model.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     if isinstance(inner, PreTrainedModel):  # what is trained beside a model may be a layer

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
+import torch._dynamo
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ontogeny import compilation
-from ontogeny.compilation import WORTHWHILE_FLOPS, decide_compilation, has_compiler
+from ontogeny.compilation import (
+    WORTHWHILE_FLOPS,
+    compile_body,
+    decide_compilation,
+    has_compiler,
+)
 from ontogeny.errors import ConfigError
+
+SHAPES = [(2, 8), (3, 8), (3, 13), (5, 21)]
 
 
 @pytest.fixture
@@ -60,3 +71,30 @@ def test_a_compiler_is_one_of_the_usual_names_or_the_environment_names_it(
     assert not has_compiler()
     monkeypatch.setenv("CXX", "/opt/cc")
     assert has_compiler()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.parametrize(("dynamic", "graphs"), [(True, 1), (False, len(SHAPES))])
+def test_batches_of_all_shapes_share_a_kernel_where_it_is_made_for_that(
+    dynamic: bool, graphs: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).eval()
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    ids = [torch.randint(0, 64, shape) for shape in SHAPES]
+    plain = [model(each).logits for each in ids]
+    compile_body(model, tmp_path, dynamic=dynamic)
+    for each, expected in zip(ids, plain, strict=True):
+        torch.testing.assert_close(model(each).logits, expected, atol=1e-5, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

@@ -8,6 +8,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from peft import (
+    IA3Config,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -149,6 +156,30 @@ def test_a_model_writes_the_same_as_with_its_own_cache(
     assert [each.tokens for each in written[0]] == [each.tokens for each in written[1]]
     for ours, theirs in zip(*written, strict=True):
         assert ours.log_probs == pytest.approx(theirs.log_probs, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(
+    "config",
+    [
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),  # begins the cache itself
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),  # adds to the prompt
+        IA3Config(task_type="CAUSAL_LM"),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_an_adapter_writes_the_same_as_with_its_own_cache(
+    config: PeftConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = get_peft_model(build("llama"), config).eval()
+    bundle = Bundle(cast("Any", model), byte_tokenizer(), cast("Any", None))
+    decoding = Decoding(max_tokens=8, batch_size=2, temperature=1.0)
+    kept = write(bundle, [[5, 6, 7], [8, 9]], decoding)
+    monkeypatch.setattr("ontogeny.generation.reserved_cache", lambda *_: None)
+    assert [each.tokens for each in kept] == [
+        each.tokens for each in write(bundle, [[5, 6, 7], [8, 9]], decoding)
+    ]
 
 
 def test_layers_that_attend_to_a_window_stay_as_transformers_makes_them() -> None:

@@ -132,12 +132,12 @@ def microbatches(examples: Sequence[Example], tokens: int, *, packs: bool) -> It
         bins = _cheapest_bins(lengths, tokens)
         rows = [pack([examples[int(index)] for index in each]) for each in bins]
     rows.sort(key=lambda row: -len(row["input_ids"]))
-    for taken in _parts(np.array([len(row["input_ids"]) for row in rows]), tokens):
+    for taken in _slices(np.array([len(row["input_ids"]) for row in rows]), tokens):
         longest, part = len(rows[taken.start]["input_ids"]), rows[taken]
         yield collate_tokens([pad_row(row, longest) for row in part] if packs else part)
 
 
-def _parts(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
+def _slices(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
     """Yield which rows, the longest first, share a batch when all are padded to its first."""
     begin = 0
     while begin < len(lengths):
@@ -161,7 +161,7 @@ def _cheapest_bins(lengths: NDArray[np.int64], tokens: int) -> Bins:
 def _cost(lengths: NDArray[np.int64], bins: Bins, tokens: int) -> float:
     """Return what a pass over packed rows costs, in tokens without attention."""
     filled = np.sort([lengths[each].sum() for each in bins])[::-1]
-    parts = [filled[part] for part in _parts(filled, tokens)]
+    parts = [filled[part] for part in _slices(filled, tokens)]
     return float(sum(len(part) * part[0] * (1 + part[0] / EQUAL_COST) for part in parts))
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.plugins.reinforcement.conftest import quick
 
 from ontogeny import ConfigError, compose, run
+from ontogeny.compilation import has_compiler
 from ontogeny.errors import DivergedError, RewardError
 from ontogeny.objective import Batch
 from ontogeny.testing.resume import Crash
@@ -267,3 +268,20 @@ def test_a_wrong_option_is_told_with_its_key(options: str, message: str) -> None
     overrides = ["stage=reinforcement", "model.source=x", "data.path=y", *LENGTH]
     with pytest.raises(ConfigError, match=f"objective.*{message}"):
         compose([*overrides, *options.split()])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_compiled_models_take_the_updates_of_plain_ones_at_every_length(
+    ending_speaker: Path, prompts: Path, tmp_path: Path
+) -> None:
+    logs = []
+    for compiled in ("false", "true"):
+        overrides = quick(ending_speaker, prompts, *LENGTH, "objective.value=separate")
+        torch.compiler.reset()
+        result = run(compose([*overrides, f"trainer.compile={compiled}"]), tmp_path / compiled)
+        logs.append(
+            [measured(result, name) for name in ("loss", "value_loss", "kl", "gradient_norm")]
+        )
+    for plain, fast in zip(*logs, strict=True):
+        assert fast == pytest.approx(plain, rel=1e-3, abs=1e-5)
