@@ -176,8 +176,8 @@ class CrossTokenizerObjective(Objective):
         source = self.config.teacher_tokenizer
         if source is None:
             raise ConfigError(
-                "objective.teacher_tokenizer is not set, and neither is teacher.source, which it "
-                "follows: name the teacher"
+                "objective.teacher_tokenizer is not set; in stage=distillation_cross_tokenizer it "
+                "follows teacher.source: choose that stage, and set teacher.source"
             )
         return load_tokenizer("objective.teacher_tokenizer", source)
 

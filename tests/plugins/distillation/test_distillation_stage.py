@@ -164,7 +164,9 @@ def test_a_teacher_with_other_tokens_needs_an_alignment(teacher: Path, texts: Pa
     folder = teacher.parent / "tokens"
     other_tokenizer(texts).save_pretrained(folder)
     tokens = f"tokenizer.source={folder}"
-    with pytest.raises(ConfigError, match=r"another vocabulary .* set objective=cross_tokenizer"):
+    with pytest.raises(
+        ConfigError, match=r"another vocabulary .* choose stage=distillation_cross_tok"
+    ):
         distil(f"data.path={texts}", f"teacher.source={teacher}", tokens)
 
 
