@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ontogeny import _hydra
 from ontogeny.configuration import RunConfig, typed
+from ontogeny.environment import prepare_environment
 from ontogeny.plugins import registry
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ontogeny.lifecycle import RunResult
     from ontogeny.progress import Progress
 
+prepare_environment()
 _log = logging.getLogger(__name__)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ontogeny.environment import prepare_environment
 from ontogeny.errors import ConfigError, Interrupted, OntogenyError
 from ontogeny.spelling import suggestion
 
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from ontogeny.lifecycle import RunResult
     from ontogeny.options import Sweep
 
-# Read by libraries when they are first imported, so set before any of them is.
-ENVIRONMENT = {
-    # Threads that wait actively take the processor from whatever else runs on it.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TOKENIZERS_PARALLELISM": "true",
-}
 # What these say while they are imported, wherever they are installed, is of kernels for other
 # processors; transformers and PEFT import them whether or not they are used.
 TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes.backends")
@@ -39,8 +34,7 @@ def main() -> None:
 
 def command(arguments: Sequence[str]) -> int:
     """Carry out one command line; return its exit code. Errors are printed in one line."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     quieten()
     show_trace = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +28,21 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 def test_composing_refuses_what_the_command_line_refuses() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'trainer.max_steps'"):
         compose(["trainer.max_step=1"])
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_libraries_are_told_how_to_wait_before_they_are_imported(given: str | None) -> None:
+    program = (
+        "import os, sys; from ontogeny import run; "
+        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", given or "PASSIVE"]
 
 
 def test_composing_with_a_broken_plugin_is_an_error(local_plugin: Callable[..., None]) -> None:
