@@ -35,7 +35,7 @@ KIND = "annotations"  # of the store
 IDENTITY = "identity.json"  # of an entry: all that decides what is in it
 PART_ROWS = 64  # what is lost at most when a pass is cut off
 _WORDS = {
-    "content": "other data",
+    "content": "other data (or other tokens of the same)",
     "rows": "rows of another data.max_length or data.packing",
     "model": "another model",
     "options": "other options of the objective",
@@ -236,8 +236,8 @@ def _fitting(entries: Sequence[Path], wanted: dict[str, object], key: str, sourc
             nearest = differs
     told = " and ".join(_WORDS.get(name, f"another {name}") for name in sorted(nearest or ()))
     raise ConfigError(
-        f"{key}: what is kept there was made for {told} than those of {source} in this run; leave "
-        f"{key} out, and the model reads these rows itself"
+        f"{key}: what is kept there was made for {told} than this run has, in the rows of "
+        f"{source}; leave {key} out, and the model reads these rows itself"
     )
 
 

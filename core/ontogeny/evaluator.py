@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from ontogeny.errors import DataError
+from ontogeny.errors import ConfigError, DataError
 from ontogeny.options import column_names
+from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
     from ontogeny.adapter import Bundle
@@ -59,6 +60,30 @@ def less_is_better(metric: str) -> bool:
     """Say by its name, as evaluator/metric, whether a metric that says nothing itself is a loss."""
     name = metric.partition("/")[2] or metric
     return any(word in (metric if "/" in word else name) for word in LESS_IS_BETTER)
+
+
+def is_less_better(name: str, metric: Metric) -> bool:
+    """Say whether less is better of a metric, evaluator/metric: it may say so itself."""
+    return less_is_better(name) if metric.less_is_better is None else metric.less_is_better
+
+
+def find_metric(key: str, name: str, results: Mapping[str, Metrics]) -> Metric:
+    """Return a metric by its name, evaluator/metric; raise ConfigError where nothing measures it.
+
+    `key` is the option that names it.
+    """
+    known = {
+        f"{evaluator}/{own}": metric
+        for evaluator, metrics in results.items()
+        for own, metric in metrics.items()
+    }
+    if name not in known:
+        msg = (
+            f"{key} is {name!r}, which no evaluator measures{suggestion(name, list(known))}; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+        raise ConfigError(msg)
+    return known[name]
 
 
 def on_screen(metrics: Metrics) -> Metrics:

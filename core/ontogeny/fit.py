@@ -238,6 +238,7 @@ class Fit:
             shown = flat({name: on_screen(metrics) for name, metrics in results.items()})
             listed = (f"{name.partition('/')[2]} {value:.4g}" for name, value in shown.items())
             announce(f"step {module.consumed}: {', '.join(listed)}")
+            self.objective.evaluated(results)
             budget.look(module, results)
             if self.context.watch(module.consumed, results):
                 self.saver.stop()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ontogeny.annotations import Recorded
     from ontogeny.companions import Companion, Companions
     from ontogeny.data.corpus import Corpus
+    from ontogeny.evaluator import Metrics
     from ontogeny.preflight import Proof
     from ontogeny.stage import Sample
 
@@ -138,6 +139,14 @@ class Objective(ABC):
         """
         del steps
         return ()
+
+    def evaluated(self, results: Mapping[str, Metrics]) -> None:
+        """Take what an evaluation in the loop has found (trainer.evaluate_every), by evaluator.
+
+        Called on every rank, before the first step too; what is kept of it goes into the training
+        state by a callback.
+        """
+        del results
 
     def samples(self) -> Sequence[Sample]:
         """Return what the training has written and would show, such as answers with rewards."""

@@ -9,10 +9,8 @@ import lightning as L
 import torch
 from safetensors.torch import load_file, save_file
 
-from ontogeny.errors import ConfigError
-from ontogeny.evaluator import less_is_better
+from ontogeny.evaluator import find_metric, less_is_better
 from ontogeny.folders import verify_manifest, write_folder, write_manifest
-from ontogeny.spelling import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +53,7 @@ class BestEvaluation(L.Callback):
 
     def look(self, module: TrainingModule, results: dict[str, Metrics]) -> None:
         """Compare an evaluation with the best one; `module.ended` is set when patience is over."""
-        metric = self._metric(results)
+        metric = find_metric("trainer.monitor", self.metric, results)
         value, sign = metric.value, self._sign(metric)
         # A value that is not a number is better than none.
         if self.best is None or isnan(self.best) or sign * value > sign * self.best:
@@ -92,20 +90,6 @@ class BestEvaluation(L.Callback):
         if self.mode != "auto" or metric.less_is_better is None:
             return self.sign
         return -1 if metric.less_is_better else 1
-
-    def _metric(self, results: dict[str, Metrics]) -> Metric:
-        known = {
-            f"{evaluator}/{name}": metric
-            for evaluator, metrics in results.items()
-            for name, metric in metrics.items()
-        }
-        if self.metric not in known:
-            msg = (
-                f"trainer.monitor is {self.metric!r}, which no evaluator measures"
-                f"{suggestion(self.metric, list(known))}; known: {', '.join(known) or 'none'}"
-            )
-            raise ConfigError(msg)
-        return known[self.metric]
 
 
 def _without_shared_memory(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

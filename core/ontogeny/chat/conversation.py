@@ -58,7 +58,10 @@ def require_bare(row: Row) -> None:
     """Raise UnfitError for a row of turns with roles, which bare text cannot show."""
     parts = (row.get(name) for name in ("prompt", "completion"))
     if "messages" in row or any(isinstance(part, list) for part in parts):
-        msg = "turns need a chat template, and the tokenizer has none; set stage.chat_template"
+        msg = (
+            "turns need a chat template, and the tokenizer has none; take one that has (stage=sft "
+            "gives it one: stage.chat_template)"
+        )
         raise UnfitError(msg)
 
 

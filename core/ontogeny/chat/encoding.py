@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -23,32 +24,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a text, where each begins (in characters), and which are trained."""
+    """The tokens of a text, where each begins and stops (in characters), which are trained."""
 
     ids_T: np.ndarray
     starts_T: np.ndarray
+    stops_T: np.ndarray
     trained_T: np.ndarray
 
 
 def examples_of(texts: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-    """Yield input_ids and aligned labels of each text, up to the end of its last answer.
+    """Yield input_ids and aligned labels of each text, as `tokens_of` reads it."""
+    for tokens in tokens_of(texts, tokenizer):
+        labels_T = np.where(tokens.trained_T, tokens.ids_T, IGNORED)
+        yield {
+            "input_ids": tokens.ids_T[:-1].astype(np.int32),
+            "labels": labels_T[1:].astype(np.int32),
+        }
+
+
+def tokens_of(texts: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+    """Yield the tokens of each text, up to the end of its last answer.
 
     An answer that does not end with a token that stops a served model gets the eos token.
     """
-    start = np.array(special_start(tokenizer))
+    start = special_start(tokenizer)
     stops = stop_ids(tokenizer)
-    for text, tokens in zip(texts, _tokenised(texts, tokenizer), strict=True):
-        last = int(np.flatnonzero(tokens.trained_T).max(initial=-1)) + 1
-        first_T = start if text.is_bare else start[:0]
-        ids_T = np.concatenate([first_T, tokens.ids_T[:last]])
-        trained_T = np.concatenate([np.zeros(len(first_T), bool), tokens.trained_T[:last]])
-        if last and ids_T[-1] not in stops and tokenizer.eos_token_id is not None:
-            ids_T, trained_T = np.append(ids_T, tokenizer.eos_token_id), np.append(trained_T, True)
-        labels_T = np.where(trained_T, ids_T, IGNORED)
-        yield {
-            "input_ids": ids_T[:-1].astype(np.int32),
-            "labels": labels_T[1:].astype(np.int32),
-        }
+    for text, whole in zip(texts, _tokenised(texts, tokenizer), strict=True):
+        last = int(np.flatnonzero(whole.trained_T).max(initial=-1)) + 1
+        columns = (whole.ids_T, whole.starts_T, whole.stops_T, whole.trained_T)
+        tokens = Tokens(*(column[:last] for column in columns))
+        if text.is_bare and start:
+            tokens = _joined(_special(start, at=0, trained=False), tokens)
+        if last and tokens.ids_T[-1] not in stops and tokenizer.eos_token_id is not None:
+            end = _special([tokenizer.eos_token_id], at=int(tokens.stops_T[-1]), trained=True)
+            tokens = _joined(tokens, end)
+        yield tokens
+
+
+def _special(ids: Sequence[int], *, at: int, trained: bool) -> Tokens:
+    """Return tokens that stand for no characters."""
+    places_T = np.full(len(ids), at, np.int64)
+    return Tokens(np.array(ids, np.int64), places_T, places_T, np.full(len(ids), trained))
+
+
+def _joined(first: Tokens, second: Tokens) -> Tokens:
+    return Tokens(
+        np.concatenate([first.ids_T, second.ids_T]),
+        np.concatenate([first.starts_T, second.starts_T]),
+        np.concatenate([first.stops_T, second.stops_T]),
+        np.concatenate([first.trained_T, second.trained_T]),
+    )
 
 
 def special_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -86,10 +111,12 @@ def _apart(text: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[Tokens, 
     cuts = [0, *(start for start, _ in text.spans), len(text.text)]
     parts = [text.text[begin:end] for begin, end in pairwise(cuts)]
     pieces = _pieces(parts, tokenizer)
-    starts = [piece.starts_T + cut for piece, cut in zip(pieces, cuts[:-1], strict=True)]
-    ids_T = np.concatenate([piece.ids_T for piece in pieces])
+    moved = [
+        replace(piece, starts_T=piece.starts_T + cut, stops_T=piece.stops_T + cut)
+        for piece, cut in zip(pieces, cuts[:-1], strict=True)
+    ]
     borders = np.cumsum([len(piece.ids_T) for piece in pieces])[:-1].tolist()
-    return Tokens(ids_T, np.concatenate(starts), np.zeros(len(ids_T), bool)), borders
+    return reduce(_joined, moved), borders
 
 
 def _pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
@@ -102,6 +129,7 @@ def _pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[To
         Tokens(
             np.array(ids, np.int64),
             np.array([start for start, _ in offsets], np.int64),
+            np.array([stop for _, stop in offsets], np.int64),
             np.zeros(len(ids), bool),
         )
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)

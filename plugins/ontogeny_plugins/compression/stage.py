@@ -13,12 +13,11 @@ from ontogeny.data.pipeline import TrainingRows
 from ontogeny.decisions import Decisions
 from ontogeny.disk_space import folder_size
 from ontogeny.errors import ConfigError, UserError
-from ontogeny.evaluator import Metric, Metrics
+from ontogeny.evaluator import Metric, Metrics, find_metric
 from ontogeny.liveness import unread
 from ontogeny.models import new_weights
 from ontogeny.preflight import require
 from ontogeny.seeding import seed_everything
-from ontogeny.spelling import suggestion
 from ontogeny.stage import Stage, StageContext, StageResult
 from ontogeny.tokenizers import named_tokenizer
 from ontogeny.training import Training, default_device
@@ -77,36 +76,35 @@ class CompressionStage(Stage):
         return StageResult(checkpoint, metrics)
 
     def _judge(self, before: Found, after: Found) -> Metrics:
-        """Return what the monitored metric was, and its rise; raise where that is too much."""
+        """Return what was, and how it has risen; raise where the monitored rises too much."""
         if not after and self.config.budget is None:
             return {}
-        old, new = (self._monitored(found) for found in (before, after))
+        monitor = self.config.monitor
+        old, new = (find_metric("stage.monitor", monitor, found) for found in (before, after))
         rise = new.value / old.value - 1
-        budget, name = self.config.budget, self.config.monitor.partition("/")[2]
+        budget, owner = self.config.budget, monitor.partition("/")[0]
         if budget is not None and not rise <= budget:  # also where it is no number
             msg = (
-                f"{self.config.monitor} rises from {old.value:.4g} to {new.value:.4g} ({rise:+.2%})"
+                f"{monitor} rises from {old.value:.4g} to {new.value:.4g} ({rise:+.2%})"
                 f", beyond stage.budget={budget:g} ({budget:.2%}), so nothing is saved: compress "
                 f"less, or raise the budget"
             )
             raise TooMuchLostError(msg)
         return {
-            f"{name}_before": Metric(old.value, old.unit, old.low, old.high),
-            f"{name}_rise": Metric(rise, "1", less_is_better=True),
+            name: each
+            for metric, old in before[owner].items()
+            if metric in after[owner]
+            for name, each in _compared(metric, old, after[owner][metric]).items()
         }
 
-    def _monitored(self, found: Found) -> Metric:
-        known = {
-            f"{owner}/{name}": each for owner, own in found.items() for name, each in own.items()
-        }
-        if self.config.monitor not in known:
-            msg = (
-                f"stage.monitor is {self.config.monitor!r}, which no evaluator of the stage "
-                f"measures{suggestion(self.config.monitor, list(known))}; known: "
-                f"{', '.join(known) or 'none'}"
-            )
-            raise ConfigError(msg)
-        return known[self.config.monitor]
+
+def _compared(name: str, old: Metric, new: Metric) -> Metrics:
+    """Return what a metric was before, and by how much of that it has risen."""
+    found = {f"{name}_before": old}
+    if old.value:
+        rise = new.value / old.value - 1
+        found[f"{name}_rise"] = Metric(rise, "1", less_is_better=old.less_is_better)
+    return found
 
 
 class Compressing(Training):

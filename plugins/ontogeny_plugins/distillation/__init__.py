@@ -141,6 +141,15 @@ class OnPolicyDistillation:
     scale_by_temperature: bool = False  # multiply D by τ²; neither the paper nor TRL does
     cross_entropy: float = 0.0  # weight of the data's own tokens, in rows that the data has written
     student_share: float = 0.5  # λ: rows whose answer the student writes; the others are the data's
+    # added to λ whenever an evaluation (trainer.evaluate_every) is worse than the one before; 0: λ
+    # stays as it is (Ko et al., 2024: 0.1, from student_share=0)
+    share_step: float = 0.0
+    # evaluator/metric that decides over it
+    share_monitor: str = "completion_perplexity/nats_per_token"
+    share_tolerance: float = 0.0  # by how much that may get worse from one to the next
+    # answers that are kept, of each rank: once there are so many, rows of the student get an old
+    # answer with a probability that grows from 0 to 1 over the training; 0: always a new one
+    replay: int = 0
     max_tokens: int = 64  # that the student writes, at most
     sampling_temperature: float = 1.0  # of what it writes
     prompt_tokens: int = 16  # of rows of text: so many tokens are the prompt
@@ -152,6 +161,14 @@ class OnPolicyDistillation:
         if not 0 <= self.student_share <= 1:
             raise ConfigError(
                 f"objective.student_share is {self.student_share}; expected a share of 1"
+            )
+        _require_share("objective.share_step", self.share_step)
+        _require_weight("objective.share_tolerance", self.share_tolerance)
+        require_not_negative("objective.replay", self.replay)
+        if self.replay and not (self.student_share or self.share_step):
+            raise ConfigError(
+                f"objective.replay is {self.replay}, but objective.student_share and share_step "
+                f"are 0: the student writes nothing; raise one of them"
             )
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from ontogeny.attention import is_causal, model_inputs
 from ontogeny.data.collation import collate_tokens
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, RowError
 from ontogeny.logit_loss import BLOCK_ELEMENTS, ChunkedLogits, logit_loss, wide
+from ontogeny.models import longest_context
 from ontogeny.objective import IGNORED, Batch, Example, LongExamples, Loss, Objective, Row
 from ontogeny.output_layer import label_states
 from ontogeny.preflight import Proof, future_proof, vocabulary_proof
@@ -24,9 +25,11 @@ from ontogeny_plugins.distillation.alignment import (
     TOKENS,
     Reader,
     aligned_example,
+    answer_readings,
     shared_tokens,
 )
 from ontogeny_plugins.distillation.divergences import LOWEST, ForwardKL
+from ontogeny_plugins.distillation.objective import DistillationObjective, kind_of
 from ontogeny_plugins.distillation.teacher import TeacherStates, as_module, load
 
 if TYPE_CHECKING:
@@ -41,26 +44,41 @@ if TYPE_CHECKING:
 
 
 class CrossTokenizerObjective(Objective):
-    """Learns from a teacher with another tokenizer, on texts and on completions of prompts."""
+    """Learns from a teacher with another tokenizer, on texts and on the answers of rows.
 
-    columns: ClassVar[Sequence[Sequence[str]]] = (("prompt", "completion"), ("text",))
+    Each side reads rows in its own chat template, if it has one; answers alone are learned.
+    """
+
+    columns: ClassVar[Sequence[Sequence[str]]] = DistillationObjective.columns
     long_examples: ClassVar[LongExamples] = "truncate"
 
     def __init__(self, config: CrossTokenizer) -> None:
         self.config = config
         self.teacher: nn.Module | None = None
+        self.context: int | None = None  # tokens that the teacher can read
+        self.has_answers = False
 
     def survey(self, corpus: Corpus) -> dict[str, object]:
         """Name the teacher's tokenizer, which decides how examples are aligned."""
-        del corpus
+        kinds = {name: kind_of(next(corpus.rows(name), {})) for name in corpus.names}
+        for name, columns in kinds.items():
+            corpus.announce(f"data: rows of {name} are read as {' + '.join(columns)}")
+        self.has_answers = any(columns != ("text",) for columns in kinds.values())
         return {"teacher_tokenizer": tokenizer_digest(self._tokenizer())}
 
     def prepare(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterable[Example]:
         """Yield pieces: input_ids, labels and teacher_positions [T], and teacher_tokens [U]."""
         student = Reader("the student's tokenizer", tokenizer)
         teacher = Reader("objective.teacher_tokenizer", self._tokenizer())
-        for row in rows:
-            yield from self._examples(row, student, teacher)
+        if all("messages" not in row and "prompt" not in row for row in rows):
+            for row in rows:
+                yield from self._pieces(str(row["text"]), student, teacher)
+            return
+        read = student.answers(rows), teacher.answers(rows, "for the teacher: ")
+        for index, (row, own, theirs) in enumerate(zip(rows, *read, strict=True)):
+            if not own[1].trained_T.any():
+                raise RowError(index, "no token of it is trained")
+            yield aligned_example(*answer_readings(row, own, theirs))
 
     def begin(self, companions: Companions) -> None:
         """Take the teacher, and the tokens that both tokenizers have."""
@@ -75,9 +93,10 @@ class CrossTokenizerObjective(Objective):
                 f"objective.teacher_tokenizer is {self.config.teacher_tokenizer!r}, which has "
                 f"other tokens than the one of {companion.key}; leave it out"
             )
-        self.teacher = as_module(load(companions, companion))
+        bundle = load(companions, companion)
+        self.teacher, self.context = as_module(bundle), longest_context(bundle.model)
         if self.config.loss == "aligned":
-            self.shared = shared_tokens(companions.tokenizer, own)
+            self.shared = shared_tokens(companions.tokenizer, own, turns=self.has_answers)
             companions.announce(
                 f"data: {len(self.shared[0]):,} tokens are spelled alike in both tokenizers"
             )
@@ -85,18 +104,18 @@ class CrossTokenizerObjective(Objective):
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pad the student's columns, and the teacher's tokens by themselves."""
         own = [{name: each[name] for name in each if name != TOKENS} for each in examples]
-        theirs = collate_tokens([{"input_ids": each[TOKENS]} for each in examples])
+        # What the teacher reads behind the last place at which both meet is of no use.
+        read = [each[TOKENS][: max(1, int(each[POSITIONS].max()) + 1)] for each in examples]
+        theirs = collate_tokens([{"input_ids": tokens} for tokens in read])
         batch = collate_tokens(own)
-        length = theirs["input_ids"].shape[1]
         mask = theirs.get("attention_mask", torch.ones_like(theirs["input_ids"]))
         batch[POSITIONS] = batch[POSITIONS].masked_fill(batch["labels"] == IGNORED, NOWHERE)
-        batch[POSITIONS] = batch[POSITIONS].masked_fill(batch[POSITIONS] >= length, NOWHERE)
         return {**batch, TOKENS: theirs["input_ids"], f"{TOKENS}_mask": mask}
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return Σ over labelled tokens of cross-entropy and, where aligned, of the divergence."""
         teacher = cast("nn.Module", self.teacher)
-        labels_BT, positions_BT = batch["labels"], batch[POSITIONS]
+        labels_BT, positions_BT = batch["labels"], self._within_context(batch[POSITIONS])
         theirs = self._teacher_states(teacher, batch, positions_BT)
         hidden_ND, labels_N, layer = label_states(model, model_inputs(model, batch), labels_BT)
         aligned_N = positions_BT[labels_BT != IGNORED] != NOWHERE
@@ -128,34 +147,37 @@ class CrossTokenizerObjective(Objective):
         evidence = f"{aligned} of {labelled} positions"
         yield Proof("both tokenizers meet in the text", aligned > 0, evidence)
 
-    def _examples(self, row: Row, student: Reader, teacher: Reader) -> Iterator[Example]:
-        if "prompt" in row:
-            prompt, text = str(row["prompt"]), f"{row['prompt']}{row['completion']}"
-            yield aligned_example(student.read(text), teacher.read(text), len(prompt))
-            return
-        pieces = list(student.pieces(str(row["text"]), self.config.piece_length))
+    def _pieces(self, text: str, student: Reader, teacher: Reader) -> Iterator[Example]:
+        pieces = list(student.pieces(text, self.config.piece_length))
         for number, piece in enumerate(pieces, start=1):
             ends = number == len(pieces)
             readings = student.read(piece, ends=ends), teacher.read(piece, ends=ends)
-            yield aligned_example(*readings, 0)
+            yield aligned_example(*readings)
+
+    def _within_context(self, positions_BT: Tensor) -> Tensor:
+        """Leave out where the teacher, with more tokens of the same text, cannot have read it."""
+        if self.context is None:
+            return positions_BT
+        return positions_BT.masked_fill(positions_BT >= self.context, NOWHERE)
 
     def _teacher_states(
         self, teacher: nn.Module, batch: Batch, positions_BT: Tensor
     ) -> TeacherStates:
         """Run the teacher over its own tokens; its states come in the order of the student's."""
-        tokens_BU = batch[TOKENS]
+        tokens_BU = batch[TOKENS][:, : self.context]
         rows, columns = (positions_BT != NOWHERE).nonzero(as_tuple=True)
         asked_BU = torch.full_like(tokens_BU, IGNORED)
         asked_BU[rows, positions_BT[rows, columns]] = 0
-        given = {"input_ids": tokens_BU, "attention_mask": batch[f"{TOKENS}_mask"]}
+        mask_BU = batch[f"{TOKENS}_mask"][:, : self.context]
+        given = {"input_ids": tokens_BU, "attention_mask": mask_BU}
         return TeacherStates(teacher, model_inputs(teacher, given), asked_BU)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         source = self.config.teacher_tokenizer
         if source is None:
             raise ConfigError(
-                "objective.teacher_tokenizer is not set, and neither is teacher.source, which it "
-                "follows: name the teacher"
+                "objective.teacher_tokenizer is not set; in stage=distillation_cross_tokenizer it "
+                "follows teacher.source: choose that stage, and set teacher.source"
             )
         return load_tokenizer("objective.teacher_tokenizer", source)
 

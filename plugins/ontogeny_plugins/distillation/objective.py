@@ -58,7 +58,7 @@ class DistillationObjective(Objective):
 
     def survey(self, corpus: Corpus) -> dict[str, object]:
         """Say of each source what its rows are read as; texts alone may be split into rows."""
-        kinds = {name: _kind(next(corpus.rows(name), {})) for name in corpus.names}
+        kinds = {name: kind_of(next(corpus.rows(name), {})) for name in corpus.names}
         if {*kinds.values()} <= {("text",)}:
             self.long_examples = "split"  # type: ignore[misc]  # of these data
         for name, columns in kinds.items():
@@ -146,7 +146,8 @@ class DistillationObjective(Objective):
         return answer_text(row, template, self.config.loss_on)
 
 
-def _kind(row: Mapping[str, object]) -> Sequence[str]:
+def kind_of(row: Mapping[str, object]) -> Sequence[str]:
+    """Return the columns that a row is read by."""
     columns = DistillationObjective.columns
     return next((each for each in columns if set(each) <= set(row)), ("text",))
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ontogeny.output_layer import OutputLayer
 
 SUPPORTED = (
-    "or set objective=cross_tokenizer, which reads the same text with both tokenizers (its loss is "
-    "aligned or uld)"
+    "or choose stage=distillation_cross_tokenizer, which reads the same text with both tokenizers "
+    "(its objective.loss is aligned or uld)"
 )
 
 

@@ -17,7 +17,7 @@ from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
 from ontogeny.checkpoint import save_tokenizer
-from ontogeny.errors import ConfigError, OntogenyError
+from ontogeny.errors import ConfigError
 from ontogeny.exporter import Exported, Exporter
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from ontogeny_plugins.export import Onnx, Program
 
 INPUTS = ("input_ids", "attention_mask")
-LONGEST_REASON = 300  # characters of what a library says
+SUPPORTED = "decoders and encoders, such as llama, qwen3, gpt2, bert and modernbert"
+LONGEST_REASON = 160  # characters of what a library says
 TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 Run = "Callable[[Mapping[str, Tensor]], Tensor]"
 
@@ -64,8 +65,7 @@ class GraphExporter(Exporter):
         if model.config.is_encoder_decoder:
             msg = (
                 f"exporter=[{self.name}] writes models with one sequence of tokens as input, and a "
-                f"{type(model).__name__} has an encoder and a decoder; supported are decoders and "
-                f"encoders, such as llama, qwen3, gpt2, bert and modernbert"
+                f"{type(model).__name__} has an encoder and a decoder; supported are {SUPPORTED}"
             )
             raise ConfigError(msg)
         missing = [name for name in self.needs if find_spec(name) is None]
@@ -87,10 +87,11 @@ class GraphExporter(Exporter):
         except Exception as error:  # each family, and each operator, fails in its own way
             reason = " ".join(str(error).split())[:LONGEST_REASON]
             msg = (
-                f"exporter=[{self.name}] cannot write a {type(model).__name__} "
-                f"(model_type {model.config.model_type}): {reason}"
+                f"exporter=[{self.name}] cannot write a {type(model).__name__} (model_type "
+                f"{model.config.model_type}); supported are {SUPPORTED}, as far as torch.export "
+                f"can trace them; exporter=[safetensors] writes all. It was told: {reason}"
             )
-            raise OntogenyError(msg) from error
+            raise ConfigError(msg) from error
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         save_tokenizer(bundle.tokenizer, folder)

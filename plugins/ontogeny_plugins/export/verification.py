@@ -84,12 +84,19 @@ class Difference:
                 ),
                 "bits_per_byte": Metric(per_byte[1], "bits/byte"),
                 "bits_per_byte_of_checkpoint": Metric(per_byte[0], "bits/byte"),
+                "bits_per_byte_rise": _rise(per_byte),
                 "perplexity": Metric(perplexities[1], "1"),
                 "perplexity_of_checkpoint": Metric(perplexities[0], "1"),
+                "perplexity_rise": _rise(perplexities),
             }
         if self.written:
             found["same_answer"] = Metric(self.repeated / self.written, "1")
         return found | {"size": Metric(megabytes, "MB", less_is_better=True)}
+
+
+def _rise(values: Sequence[float]) -> Metric:
+    """Return how much more, relatively, the export has than the checkpoint."""
+    return Metric(values[1] / values[0] - 1, "1", less_is_better=True)
 
 
 def compare(bundle: Bundle, exported: Exported, texts: Texts) -> Difference:

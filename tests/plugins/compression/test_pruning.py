@@ -163,7 +163,7 @@ def test_beyond_the_budget_nothing_is_saved(world: World) -> None:
         (["adapter=[magnitude]", "optimizer.lr=1"], "nothing reads optimizer.lr"),
         (
             ["adapter=[magnitude]", "stage.monitor=perplexity/bits", "stage.budget=1"],
-            "no evaluator of the stage measures .did you mean",
+            "which no evaluator measures .did you mean",
         ),
     ],
 )

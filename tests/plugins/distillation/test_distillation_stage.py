@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tests.plugins.distillation.conftest import RUN, STUDENT, saved, small_bert, small_llama
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from ontogeny import ConfigError, compose, run
@@ -151,6 +151,7 @@ def other_tokenizer(texts: Path) -> PreTrainedTokenizerFast:
     words = [json.loads(line)["text"] for line in texts.read_text().splitlines()]
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     from tokenizers.trainers import BpeTrainer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -163,7 +164,9 @@ def test_a_teacher_with_other_tokens_needs_an_alignment(teacher: Path, texts: Pa
     folder = teacher.parent / "tokens"
     other_tokenizer(texts).save_pretrained(folder)
     tokens = f"tokenizer.source={folder}"
-    with pytest.raises(ConfigError, match=r"another vocabulary .* set objective=cross_tokenizer"):
+    with pytest.raises(
+        ConfigError, match=r"another vocabulary .* choose stage=distillation_cross_tok"
+    ):
         distil(f"data.path={texts}", f"teacher.source={teacher}", tokens)
 
 

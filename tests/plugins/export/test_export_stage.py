@@ -16,6 +16,8 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -141,9 +143,16 @@ def gpt2(folder: Path) -> Path:
     return saved(folder, GPT2LMHeadModel(config), bpe_tokenizer())
 
 
+def rwkv(folder: Path) -> Path:
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
+    model = RwkvForCausalLM(RwkvConfig(vocab_size=303, context_length=64, **sizes))
+    return saved(folder, model, bpe_tokenizer())
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
+        (rwkv, ["exporter=[program]"], r"model_type rwkv.; supported are decoders.*safetensors"),
         (t5, ["head=seq2seq_lm", "exporter=[onnx]"], "encoder and a decoder; supported are"),
         (t5, ["head=seq2seq_lm", "exporter=[gguf]"], "model_type t5.*supported are.*llama"),
         (gpt2, ["exporter=[peft]"], "a whole model: train with adapter"),

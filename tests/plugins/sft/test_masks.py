@@ -359,7 +359,10 @@ def test_a_template_that_does_not_fit_the_row_is_refused(
 def test_turns_need_a_template() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
-    reason = "turns need a chat template, and the tokenizer has none; set stage.chat_template"
+    reason = (
+        "turns need a chat template, and the tokenizer has none; take one that has (stage=sft "
+        "gives it one: stage.chat_template)"
+    )
     assert refused({"messages": turns(*SINGLE)}, tokenizer) == reason
     assert refused({"prompt": turns(SINGLE[0]), "completion": "Hi"}, tokenizer) == reason
 
