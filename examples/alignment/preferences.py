@@ -3,9 +3,10 @@
     python examples/alignment/preferences.py MODEL PAIRS [PAIRS_TO_TRAIN_ON]
 
 MODEL is a checkpoint folder of an instruction-tuned model, PAIRS a file of rows with prompt, chosen
-and rejected. Of these the last 200 are held out in every stage. Raises AssertionError unless the model prefers the chosen
-answers of held-out pairs (the 95 % interval of every seed above chance), and PPO raises the mean
-reward of its own answers to held-out prompts while it stays within `KL` nats of where it began.
+and rejected. Of these the last 200 are held out in every stage. Raises AssertionError unless the
+model prefers the chosen answers of held-out pairs (the 95 % interval of every seed above chance),
+and PPO raises the mean reward of its own answers to held-out prompts while it stays within `KL`
+nats of where it began.
 """
 
 from __future__ import annotations

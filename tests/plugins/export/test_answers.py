@@ -153,9 +153,9 @@ def test_gguf_gives_the_answers_of_its_checkpoint(
     assert result.metrics["export"]["gguf"]["same_answer"].value == 1
     assert_differences_on_card(folder, "{}_of_checkpoint")
     if LLAMA_CPP:
-        from llama_cpp import Llama
-
-        opened = Llama(str(folder / file), n_ctx=96, verbose=False)
+        opened = importlib.import_module("llama_cpp").Llama(
+            str(folder / file), n_ctx=96, verbose=False
+        )
         assert_all_known(lambda question: said_by_llama_cpp(opened, question))
         opened.close()
         return
