@@ -59,6 +59,12 @@ def load(companions: Companions, teacher: Companion) -> Bundle:
         raise ConfigError(
             f"data.max_length is {asked}, longer than the context of {teacher.key}: {longest}"
         )
+    made_for, used_as = bundle.model.config.architectures or [], type(bundle.model).__name__
+    if made_for and used_as not in made_for:
+        companions.announce(
+            f"teacher: {teacher.key} was trained as {made_for[0]}, and is read as {used_as}: what "
+            f"it was not trained to predict it teaches badly"
+        )
     return bundle
 
 

@@ -49,6 +49,20 @@ def test_a_teacher_that_was_kept_whole_teaches_as_one_in_memory(
     assert len(kept(home)) == 2
 
 
+def test_a_teacher_that_is_read_as_what_it_was_not_trained_for_is_announced(
+    tmp_path: Path, teacher: Path, texts: Path
+) -> None:
+    encoder = saved(tmp_path / "encoder", small_bert())
+    said: dict[Path, list[str]] = {encoder: [], teacher: []}
+    for source, lines in said.items():
+        overrides = [f"teacher.source={source}", f"data.path={texts}", "trainer.max_steps=1"]
+        config = compose(["stage=distillation", *STUDENT, *RUN, *overrides])
+        run(config, announce=lines.append)
+    expected = "was trained as BertForMaskedLM, and is read as BertLMHeadModel"
+    assert [any(expected in line for line in lines) for lines in said.values()] == [True, False]
+    assert not any("was trained as" in line for line in said[teacher])
+
+
 def test_a_kept_teacher_takes_few_bytes_and_reads_once_for_all_points_of_a_sweep(
     teacher: Path, texts: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
