@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.profiler import profile
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -308,3 +309,22 @@ def test_casts_of_frozen_weights_are_kept_while_writing_and_gone_afterwards() ->
     loss.backward()  # type: ignore[no-untyped-call]
     assert wanted == [True, *[False] * (len(wanted) - 1)]
     assert trained.grad is not None
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_are_cast_once_however_many_tokens_are_written(frozen: bool) -> None:
+    """Lightning turns the cache of autocast off, and it keeps no casts of frozen weights."""
+    model = build("llama").requires_grad_(not frozen)
+    shapes = {tuple(each.shape) for each in model.parameters() if each.dim() == 2}
+    counts = []
+    for tokens in (3, 9):
+        with (
+            torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+            profile(record_shapes=True) as recorded,
+        ):
+            write(bundle(model), [ids("abc")], Decoding(tokens, 1))
+            assert not torch.is_autocast_cache_enabled()
+        casts = [each for each in recorded.events() if each.name == "aten::_to_copy"]
+        counts.append(sum(tuple(each.input_shapes[0]) in shapes for each in casts))
+        assert all(each.requires_grad != frozen for each in model.parameters())
+    assert counts[0] == counts[1] > 0
