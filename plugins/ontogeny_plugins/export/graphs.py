@@ -8,6 +8,7 @@ import copy
 import io
 import logging
 import warnings
+from abc import abstractmethod
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -96,9 +97,9 @@ class GraphExporter(Exporter):
             model.generation_config.save_pretrained(folder)
         save_tokenizer(bundle.tokenizer, folder)
 
+    @abstractmethod
     def trace(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
         """Return what transformers' exporter makes of a model."""
-        raise NotImplementedError
 
 
 class OnnxExporter(GraphExporter):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from ontogeny.adapter import Bundle
     from ontogeny.companions import Companions
+    from ontogeny.output_layer import OutputLayer
     from ontogeny_plugins.reinforcement import Rollouts
 
 TOLERANCE = 1e-3  # nats: of the preflight, in float32
@@ -171,9 +172,14 @@ class RolloutObjective(OnlineObjective):
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return log p of the labelled tokens at the temperature of the draw, [N]."""
-        hidden_ND, labels_N, layer = label_states(
-            model, model_inputs(model, batch), batch["labels"]
-        )
+        return self.log_probs(*self.states(model, batch))
+
+    def states(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, OutputLayer]:
+        """Return the states that predict the labelled tokens, [N, D], these, and the layer."""
+        return label_states(model, model_inputs(model, batch), batch["labels"])
+
+    def log_probs(self, hidden_ND: Tensor, labels_N: Tensor, layer: OutputLayer) -> Tensor:
+        """Return log p of tokens, given `states`, at the temperature of the draw: [N]."""
         return state_log_probs(hidden_ND, labels_N, layer, temperature=self.options.temperature)
 
     def metrics(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:

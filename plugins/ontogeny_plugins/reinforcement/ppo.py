@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ontogeny.attention import model_inputs
 from ontogeny.objective import Batch, Loss
-from ontogeny.output_layer import label_states
-from ontogeny.vocabulary_loss import state_log_probs
 from ontogeny_plugins.reinforcement.estimators import (
     advantages_and_returns,
     explained_variance,
@@ -63,17 +60,12 @@ class PPOObjective(RolloutObjective):
     ) -> dict[str, Tensor]:
         """Add the values, read from the same states where they can be."""
         found: dict[str, Tensor] = {}
-        states_ND = None
+        hidden_ND = None
         if wants_log_probs or self.values.reads_states:
-            states_ND, labels_N, layer = label_states(
-                policy, model_inputs(policy, batch), batch["labels"]
-            )
+            hidden_ND, labels_N, layer = self.states(policy, batch)
             if wants_log_probs:
-                temperature = self.config.temperature
-                found["log_probs"] = state_log_probs(
-                    states_ND, labels_N, layer, temperature=temperature
-                )
-        return {**found, "values": self.values(policy, batch, states_ND)}
+                found["log_probs"] = self.log_probs(hidden_ND, labels_N, layer)
+        return {**found, "values": self.values(policy, batch, hidden_ND)}
 
     def finish(self, rollout: Rollout) -> None:
         """Add advantages and returns."""
@@ -103,10 +95,8 @@ class PPOObjective(RolloutObjective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return Σ over tokens of the clipped policy loss and of the value loss."""
         config = self.config
-        hidden_ND, labels_N, layer = label_states(
-            model, model_inputs(model, batch), batch["labels"]
-        )
-        found_N = state_log_probs(hidden_ND, labels_N, layer, temperature=config.temperature)
+        hidden_ND, labels_N, layer = self.states(model, batch)
+        found_N = self.log_probs(hidden_ND, labels_N, layer)
         values_N = self.values(model, batch, hidden_ND)
         log_ratios_N = found_N - batch["old_log_probs"]
         ratios_N = log_ratios_N.exp()

@@ -84,7 +84,7 @@ def test_each_rank_keeps_its_own_answers_and_goes_on_with_them(
     crash = "+callbacks.crash={_target_: ontogeny.testing.resume.CrashAt, step: 5}"
     with pytest.raises(AssertionError, match="crash"):
         distil(tmp_path / "cut", *common, crash)
-    (states,) = (tmp_path / "cut").glob("store/work/*/training_states")
+    (states,) = (tmp_path / "cut").rglob("training_states")
     state: dict[str, Any] = torch.load(states / "step-00000005/state.pt", weights_only=True)
     first, second = (ids.tolist() for ids, _ in state["written_answers"])
     assert first != second
