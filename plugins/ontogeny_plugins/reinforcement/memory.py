@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from torch import nn
 
-    from torch import nn
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ontogeny.reward import Rewards
+    from ontogeny_plugins.reinforcement.reference import Reference
 
 GIB = 2**30
 ADAM_BYTES = 8  # two float32 moments of each trained weight
@@ -21,6 +24,21 @@ class Held:
     role: str
     what: str
     modules: Sequence[nn.Module] = ()
+
+
+def held_beside(
+    reference: Reference, value: nn.Module | None, value_name: str, rewards: Rewards
+) -> Iterator[Held]:
+    """Yield what a run holds beside the policy."""
+    if reference.model is not None:
+        yield Held("reference", "a frozen copy", [reference.model])
+    elif reference.kind == "adapter_off":
+        yield Held("reference", "the policy without its adapters")
+    if value is not None:
+        yield Held("value", value_name, [value])
+    for name, reward in rewards.built.items():
+        modules = [each for each in vars(reward).values() if isinstance(each, nn.Module)]
+        yield Held(f"reward {name}", type(reward).__name__, modules)
 
 
 def memory_table(held: Iterable[Held]) -> list[str]:

@@ -23,7 +23,7 @@ from ontogeny.vocabulary_loss import state_log_probs
 from ontogeny_plugins.reinforcement.answers import Answers, microbatches, with_columns
 from ontogeny_plugins.reinforcement.engines import Engine, engine_of
 from ontogeny_plugins.reinforcement.estimators import Total, k3
-from ontogeny_plugins.reinforcement.memory import Held, memory_table
+from ontogeny_plugins.reinforcement.memory import Held, held_beside, memory_table
 from ontogeny_plugins.reinforcement.prompts import (
     COLUMNS,
     Prompt,
@@ -100,7 +100,9 @@ class RolloutObjective(OnlineObjective):
         self.share = self.options.share_prompt and self._can_share(bundle)
         self.rewards.begin(self.companions)
         beside = self.trained_beside(bundle)
-        for line in memory_table(self._held(bundle, beside)):
+        held = held_beside(self.reference, beside, self._beside_name(), self.rewards)
+        model = cast("nn.Module", bundle.model)
+        for line in memory_table([Held("policy", type(model).__name__, [model]), *held]):
             self.companions.announce(line)
         return beside
 
@@ -354,21 +356,6 @@ class RolloutObjective(OnlineObjective):
         window = attention_window(cast("nn.Module", bundle.model))
         seen = window is None or window >= longest
         return self.options.samples > 1 and self.packs_rows and seen
-
-    def _held(self, bundle: Bundle, beside: nn.Module | None) -> list[Held]:
-        model = cast("nn.Module", bundle.model)
-        held = [Held("policy", type(model).__name__, [model])]
-        if self.reference.model is not None:
-            held.append(Held("reference", "a frozen copy", [self.reference.model]))
-        elif self.reference.kind == "adapter_off":
-            held.append(Held("reference", "the policy without its adapters"))
-        if beside is not None:
-            held.append(Held("value", self._beside_name(), [beside]))
-        for name, reward in self.rewards.built.items():
-            modules = [each for each in vars(reward).values() if isinstance(each, nn.Module)]
-            what = type(reward).__name__
-            held.append(Held(f"reward {name}", what, modules))
-        return held
 
     def _beside_name(self) -> str:
         return ""
